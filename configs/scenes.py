@@ -1,0 +1,42 @@
+"""Text to image on the built-in captioned scenes, one object at 32 pixels: the main job, small enough for two cores.
+
+python train.py --config=configs/scenes.py --workdir=runs/scenes
+python train.py --config=configs/scenes.py:debug --workdir=/tmp/debug     # seconds: to see that everything runs
+"""
+
+from ml_collections import ConfigDict
+
+from configs.default import get_config as default_config
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variant "debug" is a tiny size of it."""
+    config = default_config()
+    config.text.update(width=64, num_layers=2, num_heads=2)
+    config.model.update(
+        channels=96,
+        channel_mults=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(8, 4),
+        head_channels=32,
+        norm_groups=8,
+        patch_size=4,
+    )
+    config.diffusion.update(parameterization="x0", loss_space="velocity")
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=100, decay="cosine", decay_steps=1500, beta2=0.99)
+    config.ema.decay = 0.998
+    config.train.update(
+        batch_size=32, num_steps=1500, log_every_steps=50, sample_every_steps=500, checkpoint_every_steps=500
+    )
+    config.sample.update(sampler="ddim", num_steps=20, guidance_scale=3.0)
+    if variant == "debug":
+        config.data.num_train_images = 64
+        config.text.update(width=16, num_layers=1)
+        config.model.update(channels=16, head_channels=8)
+        config.train.update(
+            batch_size=8, num_steps=4, log_every_steps=2, sample_every_steps=4, checkpoint_every_steps=2
+        )
+        config.sample.update(num_steps=2, samples_per_prompt=2)
+    elif variant:
+        raise ValueError(f"configs/scenes.py has the variants '' and 'debug'; got {variant!r}.")
+    return config

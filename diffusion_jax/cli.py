@@ -1,0 +1,121 @@
+"""What the commands share: flags that are checked before anything slow, and errors in one line."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from diffusion_jax.errors import UserError
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses flags and runs `main(argv)`; a user's mistake prints one line and exits with status 2."""
+    logging.set_verbosity(logging.ERROR)  # the libraries' own chatter
+    try:
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted.", status=130)
+
+
+def define_compilation_cache() -> flags.FlagHolder:
+    """The flag --compilation_cache."""
+    default = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "diffusion_jax")
+    return flags.DEFINE_string(
+        "compilation_cache",
+        default,
+        "Where compiled programs are kept for the next start; an empty value turns it off.",
+    )
+
+
+def set_compilation_cache(folder: str) -> None:
+    """Turns JAX's persistent compilation cache on, in a folder ("" for off)."""
+    if folder:
+        # By the environment, so that it holds however early JAX is imported afterwards.
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+
+
+def refuse_arguments(argv: list[str]) -> None:
+    """Raises UserError for words that are no flags."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: every option is a flag, as --name=value. See --help.")
+
+
+def read_lines(path: str | None) -> tuple[str, ...]:
+    """The lines of a text file, without those that are blank; nothing for None.
+
+    Raises:
+      UserError: the file cannot be read as UTF-8 text, or says nothing.
+    """
+    if path is None:
+        return ()
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = tuple(line.strip() for line in file if line.strip())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; save it as such.") from error
+    if not lines:
+        raise UserError(f"{path} has no captions; write one per line.")
+    return lines
+
+
+def floats(flag: str, texts: list[str]) -> list[float]:
+    """The numbers of a comma-separated flag.
+
+    Raises:
+      UserError: one is not a number.
+    """
+    try:
+        return [float(text) for text in texts]
+    except ValueError as error:
+        raise UserError(f"--{flag}={','.join(texts)}: wants numbers such as 1,2,4.") from error
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parser, whose errors for a config are tracebacks."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        _fail(_unknown_field(argv) or f"bad --config override: {error}")
+    except (TypeError, ValueError) as error:
+        _fail(f"bad --config override: {error}")
+    except FileNotFoundError as error:
+        _fail(f"no such config: {error.filename}. Recipes are in configs/.")
+    raise AssertionError("unreachable")
+
+
+def _unknown_field(argv: list[str]) -> str | None:
+    """The message for the first --config.A.B=... that names no field."""
+    config = next(
+        (flag.value for flag in flags.FLAGS.__dict__["__flags"].values() if isinstance(flag.value, ConfigDict)), None
+    )
+    if config is None:
+        return None
+    known = field_names(config)
+    for argument in argv:
+        match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
+        if match and match[1] not in known:
+            near = difflib.get_close_matches(match[1], known, n=3, cutoff=0.4)
+            nearest = ", ".join(f"config.{name}" for name in near) or "none"
+            return f"no field config.{match[1]}. Nearest: {nearest}. All fields: configs/default.py."
+    return None
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """The dotted names of all fields."""
+    names = []
+    for name, value in config.items():
+        names += field_names(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [f"{prefix}{name}"]
+    return names
+
+
+def _fail(message: str, status: int = 2) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,42 @@
+"""Network + parameterization -> Denoiser: (x_t, t, cond) -> Prediction(x0, eps).
+
+A denoiser is all that guidance, editing, samplers and likelihoods know of a model. An exact one (of a Gaussian, of a
+mixture) is as good as a trained one, which is how the tests prove the rest.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffusion_jax.predictions import Parameterization, Prediction
+from diffusion_jax.schedules import Schedule
+
+Cond: TypeAlias = Any  # a pytree of arrays [B, ...]; {} when there is no condition
+Denoiser: TypeAlias = Callable[[Float[Array, "B ..."], Float[Array, ""], Cond], Prediction]
+
+
+def make_denoiser(
+    apply: Callable[[Float[Array, "B ..."], Float[Array, "B"], Cond], Float[Array, "B ..."]],
+    parameterization: Parameterization,
+    schedule: Schedule,
+    network_time: Callable[[Float[Array, "..."]], Float[Array, "..."]],
+) -> Denoiser:
+    """Denoiser of a network whose raw output is in the given parameterization.
+
+    Args:
+      apply: (x_t [B, ...], the network's time [B], cond) -> output of x_t's shape; parameters already bound.
+      parameterization: what the output means.
+      schedule: the forward process.
+      network_time: t in [0, 1] -> the number that the network's time embedding takes, such as 1000 t, or DDPM's step.
+
+    Returns:
+      (x_t, t, cond) -> Prediction; t is a scalar or [B].
+    """
+
+    def denoise(x_t: Float[Array, "B ..."], t: Float[Array, "*B"], cond: Cond) -> Prediction:
+        times = jnp.broadcast_to(jnp.asarray(t, x_t.dtype), x_t.shape[:1])
+        return parameterization.from_output(apply(x_t, network_time(times), cond), x_t, times, schedule)
+
+    return denoise

@@ -1,0 +1,138 @@
+"""What a network can be trained to say about x_t = alpha x0 + sigma eps, and how each saying gives the others.
+
+Everything downstream (guidance, samplers, losses) speaks `Prediction(x0, eps)`. Each parameterization has one function
+in, `from_NAME(output, x_t, t, schedule)`, and one out, `to_NAME(prediction, x_t, t, schedule)`; `PARAMETERIZATIONS`
+lists the pairs. Times are a scalar or [B]; arrays are [B, ...].
+
+Some conversions divide by alpha (0 at pure noise) or sigma (0 at the data), where the quantity asked for is not
+determined by the one given. There the divisor is held at `MIN_SCALE`, so that the result is finite; no sampler asks.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffusion_jax.schedules import Level, Schedule, level_like, rate, time_like
+
+MIN_SCALE = 1e-5
+
+
+class Prediction(NamedTuple):
+    """An estimate of the clean data and of the unit noise in x_t; x_t = alpha_t x0 + sigma_t eps holds between them."""
+
+    x0: Float[Array, "B ..."]
+    eps: Float[Array, "B ..."]
+
+
+class Parameterization(NamedTuple):
+    """The two directions of one parameterization, each (array or Prediction, x_t, t, schedule) -> the other."""
+
+    from_output: Callable[..., Prediction]
+    to_output: Callable[..., Float[Array, "B ..."]]
+
+
+def from_x0(
+    x0: Float[Array, "B ..."], x_t: Float[Array, "B ..."], t: Float[Array, "*B"], schedule: Schedule
+) -> Prediction:
+    """Prediction from the clean data: eps = (x_t - alpha x0) / sigma."""
+    level = level_like(schedule, t, x_t)
+    return Prediction(x0, (x_t - level.alpha * x0) / jnp.maximum(level.sigma, MIN_SCALE))
+
+
+def from_eps(
+    eps: Float[Array, "B ..."], x_t: Float[Array, "B ..."], t: Float[Array, "*B"], schedule: Schedule
+) -> Prediction:
+    """Prediction from the unit noise: x0 = (x_t - sigma eps) / alpha."""
+    level = level_like(schedule, t, x_t)
+    return Prediction((x_t - level.sigma * eps) / jnp.maximum(level.alpha, MIN_SCALE), eps)
+
+
+def from_v(
+    v: Float[Array, "B ..."], x_t: Float[Array, "B ..."], t: Float[Array, "*B"], schedule: Schedule
+) -> Prediction:
+    """Prediction from v = alpha eps - sigma x0, with n = alpha^2 + sigma^2 (1 where variance is preserved):
+
+    x0 = (alpha x_t - sigma v) / n,  eps = (sigma x_t + alpha v) / n.
+
+    Source: Salimans and Ho 2022, appendix D.
+    """
+    alpha, sigma = level_like(schedule, t, x_t)
+    norm = alpha**2 + sigma**2
+    return Prediction((alpha * x_t - sigma * v) / norm, (sigma * x_t + alpha * v) / norm)
+
+
+def from_velocity(
+    velocity: Float[Array, "B ..."], x_t: Float[Array, "B ..."], t: Float[Array, "*B"], schedule: Schedule
+) -> Prediction:
+    """Prediction from velocity = dx_t/dt = alpha' x0 + sigma' eps, with d = alpha sigma' - sigma alpha':
+
+    x0 = (sigma' x_t - sigma velocity) / d,  eps = (alpha velocity - alpha' x_t) / d.
+
+    On the linear path d = 1 and velocity = eps - x0. Source: Lipman et al. 2023.
+    """
+    alpha, sigma = level_like(schedule, t, x_t)
+    alpha_rate, sigma_rate = _finite_rate(schedule, t, x_t)
+    determinant = alpha * sigma_rate - sigma * alpha_rate
+    x0 = (sigma_rate * x_t - sigma * velocity) / determinant
+    return Prediction(x0, (alpha * velocity - alpha_rate * x_t) / determinant)
+
+
+def from_score(
+    score: Float[Array, "B ..."], x_t: Float[Array, "B ..."], t: Float[Array, "*B"], schedule: Schedule
+) -> Prediction:
+    """Prediction from the score grad log p_t(x_t) = -eps / sigma (Song et al. 2021)."""
+    return from_eps(-level_like(schedule, t, x_t).sigma * score, x_t, t, schedule)
+
+
+def to_x0(
+    prediction: Prediction, x_t: Float[Array, "B ..."], t: Float[Array, "*B"], schedule: Schedule
+) -> Float[Array, "B ..."]:
+    """The clean data of a Prediction."""
+    return prediction.x0
+
+
+def to_eps(
+    prediction: Prediction, x_t: Float[Array, "B ..."], t: Float[Array, "*B"], schedule: Schedule
+) -> Float[Array, "B ..."]:
+    """The unit noise of a Prediction."""
+    return prediction.eps
+
+
+def to_v(
+    prediction: Prediction, x_t: Float[Array, "B ..."], t: Float[Array, "*B"], schedule: Schedule
+) -> Float[Array, "B ..."]:
+    """v = alpha eps - sigma x0."""
+    alpha, sigma = level_like(schedule, t, x_t)
+    return alpha * prediction.eps - sigma * prediction.x0
+
+
+def to_velocity(
+    prediction: Prediction, x_t: Float[Array, "B ..."], t: Float[Array, "*B"], schedule: Schedule
+) -> Float[Array, "B ..."]:
+    """velocity = alpha' x0 + sigma' eps, the drift of the probability-flow ODE at x_t."""
+    alpha_rate, sigma_rate = _finite_rate(schedule, t, x_t)
+    return alpha_rate * prediction.x0 + sigma_rate * prediction.eps
+
+
+def to_score(
+    prediction: Prediction, x_t: Float[Array, "B ..."], t: Float[Array, "*B"], schedule: Schedule
+) -> Float[Array, "B ..."]:
+    """score = -eps / sigma."""
+    return -prediction.eps / jnp.maximum(level_like(schedule, t, x_t).sigma, MIN_SCALE)
+
+
+def _finite_rate(schedule: Schedule, t: Float[Array, "*B"], x_t: Float[Array, "B ..."]) -> Level:
+    # Schedules of betas have an infinite d sigma/dt at the data.
+    alpha_rate, sigma_rate = rate(schedule, time_like(t, x_t))
+    return Level(alpha_rate, jnp.minimum(sigma_rate, 1 / MIN_SCALE))
+
+
+PARAMETERIZATIONS = {
+    "x0": Parameterization(from_x0, to_x0),
+    "eps": Parameterization(from_eps, to_eps),
+    "v": Parameterization(from_v, to_v),
+    "velocity": Parameterization(from_velocity, to_velocity),
+    "score": Parameterization(from_score, to_score),
+}

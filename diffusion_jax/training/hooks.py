@@ -1,0 +1,80 @@
+"""What a training run shows: the bar, metrics to CSV and TensorBoard, grids of samples."""
+
+import csv
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorboardX
+import tqdm
+from PIL import Image
+
+from diffusion_jax import images
+
+
+class MetricWriter:
+    """Scalars to WORKDIR/metrics.csv (one row per step written) and to TensorBoard (WORKDIR/tensorboard).
+
+    A resumed run drops the CSV's rows beyond the step that it starts from, so that no step stands there twice.
+    """
+
+    def __init__(self, workdir: pathlib.Path, names: tuple[str, ...], first_step: int):
+        self._names = ("step", *names)
+        self._path = workdir / "metrics.csv"
+        kept = [row for row in self._rows() if int(row["step"]) <= first_step]
+        self._file = self._path.open("w", newline="")
+        self._csv = csv.DictWriter(self._file, self._names)
+        self._csv.writeheader()
+        self._csv.writerows(kept)
+        self._file.flush()
+        self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes the scalars of a step."""
+        self._csv.writerow({"step": step, **{name: f"{value:.6g}" for name, value in scalars.items()}})
+        self._file.flush()
+        for name, value in scalars.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+    def image(self, step: int, image: Image.Image) -> None:
+        """Shows a picture in TensorBoard."""
+        self._tensorboard.add_image("samples", np.asarray(image), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._tensorboard.close()
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self._path.exists():
+            return []
+        with self._path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+        return [{name: row.get(name) or "" for name in self._names} for row in rows]
+
+
+class SampleGrid:
+    """Writes WORKDIR/samples/step_NNNNNNN.png: the prompts, sampled with the EMA parameters."""
+
+    def __init__(self, workdir: pathlib.Path, prompts: tuple[str, ...], sample: Callable[[Any], np.ndarray]):
+        """
+        Args:
+          workdir: the run's directory.
+          prompts: the labels, one row each.
+          sample: ema_params -> uint8 [prompts, samples, H, W, C].
+        """
+        self._folder = workdir / "samples"
+        self._prompts, self._sample = prompts, sample
+
+    def __call__(self, step: int, ema_params: Any) -> Image.Image:
+        """Samples, writes the picture, and returns it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        grid = images.labelled_grid(list(zip(self._prompts, self._sample(ema_params), strict=True)))
+        images.save_png(grid, self._folder / f"step_{step:07d}.png")
+        return grid
+
+
+def progress_bar(first_step: int, num_steps: int) -> tqdm.tqdm:
+    """The bar of a run: step, rate, time left and the last loss."""
+    return tqdm.tqdm(total=num_steps, initial=first_step, desc="train", unit="step", dynamic_ncols=True, smoothing=0.1)

@@ -1,0 +1,170 @@
+"""A training run from its config: build, resume, train. What train.py calls."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import build
+from diffusion_jax.data.captions import CaptionTokenizer
+from diffusion_jax.data.pipeline import captions_of, train_batches
+from diffusion_jax.errors import UserError
+from diffusion_jax.training import checkpoint, loop
+from diffusion_jax.training.hooks import MetricWriter, SampleGrid
+from diffusion_jax.training.step import TrainState, init_state, make_train_step
+
+# Fields that may change when a run is continued: they decide when it stops and what it shows, not what it learns.
+FREE_FIELDS = ("train.num_steps", "train.log_every_steps", "train.sample_every_steps", "train.checkpoint_every_steps")
+FREE_GROUPS = ("sample.", "parallel.", "train.checkpoints_to_keep", "data.dir")
+TOKENIZER_CAPTIONS = 20_000
+
+
+def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
+    """Trains the config in workdir, from its last checkpoint if there is one.
+
+    Args:
+      config: a whole config.
+      workdir: made if it is not there.
+      started: `time.monotonic()` when the program began.
+
+    Raises:
+      UserError: for what the user can mend.
+    """
+    place = build.placement(config)
+    if config.train.batch_size % place.num_devices:
+        raise UserError(
+            f"config.train.batch_size is {config.train.batch_size}, which {place.num_devices} devices cannot share evenly. "
+            f"Use a multiple of {place.num_devices}, or --config.parallel.placement=single."
+        )
+    resume_step, tokenizer = _resume(config, workdir)
+    source = build.source(config)
+    if tokenizer is None and config.model.condition == "text":
+        tokenizer = CaptionTokenizer.train(captions_of(source, TOKENIZER_CAPTIONS), config.text.vocab_size)
+    model = build.model(config, tokenizer)
+    optimizer = build.optimizer(config)
+    step = make_train_step(build.loss_per_example(model), optimizer, config.ema.decay, config.seed)
+    checkpoints = _open(workdir, config)
+    state = _initial_state(model, optimizer, config.seed, checkpoints, resume_step)
+    _announce(config, workdir, state, place.num_devices)
+
+    batches = train_batches(source, build.encode_example(model), config.train.batch_size, config.seed, int(state.step))
+    metrics = MetricWriter(workdir, ("loss", "grad_norm", "steps_per_second"), int(state.step))
+    plain, text = config.to_dict(), tokenizer.to_json() if tokenizer else None
+    try:
+        state, signal_name = loop.train(
+            state,
+            place.train(step),
+            batches,
+            loop.Cadence(
+                config.train.num_steps,
+                config.train.log_every_steps,
+                config.train.sample_every_steps,
+                config.train.checkpoint_every_steps,
+            ),
+            lambda state: checkpoints.save(state, plain, text),
+            checkpoints,
+            metrics,
+            _sample_grid(model, place, workdir),
+            started,
+        )
+    finally:
+        metrics.close()
+        checkpoints.close()
+    if signal_name:
+        print(
+            f"{signal_name}: saved step {int(state.step)} in {checkpoints.folder}. The same command continues from there."
+        )
+    else:
+        print(
+            f"trained to step {int(state.step)}; checkpoint in {checkpoints.folder}, samples in {workdir / 'samples'}."
+        )
+        print(f"next: python sample.py --checkpoint={workdir}")
+
+
+def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, CaptionTokenizer | None]:
+    """The step to continue from and its tokenizer, after a check that the run there is of this config."""
+    if not any((workdir / checkpoint.FOLDER).glob("[0-9]*")):
+        return None, None
+    try:
+        _, step = checkpoint.find(str(workdir))
+    except UserError:  # only the leavings of a write that was interrupted
+        return None, None
+    saved, text = checkpoint.read_texts(workdir.absolute(), step)
+    changes = [change for change in changed_fields(saved, config.to_dict()) if not _free(change.split(" ")[0])]
+    if changes:
+        raise UserError(
+            f"{workdir} holds a run of another config: {'; '.join(changes)}. Choose another --workdir, or give the config of "
+            f"that run (only {', '.join(FREE_FIELDS)} and the groups sample, parallel may change)."
+        )
+    return step, CaptionTokenizer.from_json(text) if text else None
+
+
+def changed_fields(saved: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:
+    """The fields in which two configs differ, as "group.field was A, now B"."""
+    changes = []
+    for name in sorted(saved.keys() | given.keys()):
+        old, new = saved.get(name, "absent"), given.get(name, "absent")
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += changed_fields(old, new, f"{prefix}{name}.")
+        elif (list(old) if isinstance(old, tuple) else old) != (list(new) if isinstance(new, tuple) else new):
+            changes.append(f"{prefix}{name} was {old}, now {new}")
+    return changes
+
+
+def _free(field: str) -> bool:
+    return field in FREE_FIELDS or field.startswith(FREE_GROUPS)
+
+
+def _open(workdir: pathlib.Path, config: ConfigDict) -> checkpoint.Checkpoints:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        return checkpoint.Checkpoints(workdir, config.train.checkpoints_to_keep)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --workdir={workdir} ({error.strerror}). Choose another place or free some space."
+        ) from error
+
+
+def _initial_state(
+    model: build.Model, optimizer: Any, seed: int, checkpoints: checkpoint.Checkpoints, resume_step: int | None
+) -> TrainState:
+    if resume_step is None:
+        return init_state(model.network.init, optimizer, seed)
+    template = jax.eval_shape(lambda: init_state(model.network.init, optimizer, seed))
+    return checkpoints.restore(resume_step, template)
+
+
+def _sample_grid(model: build.Model, place: Any, workdir: pathlib.Path) -> SampleGrid:
+    """Samples of config.sample.prompts (or, without text, of the null condition) by the EMA parameters."""
+    config = model.config
+    per_prompt = config.sample.samples_per_prompt
+    if config.model.condition == "text":
+        labels = tuple(config.sample.prompts)
+        cond = build.prompt_cond(model, labels)
+    elif config.model.condition == "label":
+        labels = tuple(f"class {i}" for i in range(config.data.num_classes))
+        cond = {"label": np.arange(config.data.num_classes, dtype=np.int32)}
+    else:
+        labels, cond = ("unconditional",), {}
+    count = len(labels) * per_prompt
+    size = -(-count // place.num_devices) * place.num_devices
+    generate, grid = build.generate(model, place), build.grid(config)
+    cond = jax.tree.map(lambda leaf: np.repeat(leaf, per_prompt, axis=0), cond)
+
+    def sample(ema_params: Any) -> np.ndarray:
+        made = generate(ema_params, cond, np.arange(count), config.seed, config.sample.guidance_scale, grid, size)
+        return made.reshape(len(labels), per_prompt, *made.shape[1:])
+
+    return SampleGrid(workdir, labels, sample)
+
+
+def _announce(config: ConfigDict, workdir: pathlib.Path, state: TrainState, num_devices: int) -> None:
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    kind = jax.local_devices()[0].device_kind
+    begin = f"continues from step {int(state.step)}" if int(state.step) else "starts"
+    print(
+        f"{count / 1e6:.2f} million parameters on {num_devices} x {kind}, placement {config.parallel.placement}; the run {begin}"
+    )
+    print(f"writes to {workdir}: checkpoints/, samples/, metrics.csv, tensorboard/")

@@ -1,0 +1,34 @@
+"""Trains a diffusion model.
+
+    python train.py --config=configs/scenes.py --workdir=runs/scenes
+    python train.py --config=configs/scenes.py:debug --workdir=/tmp/try --config.train.num_steps=20
+
+Any field of the config can be overridden as --config.GROUP.FIELD=VALUE. The same command run again continues where the
+run stopped; Ctrl-C and SIGTERM save first.
+"""
+
+import pathlib
+import time
+
+from absl import flags
+from ml_collections import config_flags
+
+from diffusion_jax import cli
+
+STARTED = time.monotonic()
+CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/NAME.py or configs/NAME.py:VARIANT.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and samples are written.")
+CACHE = cli.define_compilation_cache()
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    cli.refuse_arguments(argv)
+    cli.set_compilation_cache(CACHE.value)
+    from diffusion_jax.training import run  # after the flags are right: JAX takes seconds to import
+
+    run.train(CONFIG.value, pathlib.Path(WORKDIR.value), STARTED)
+
+
+if __name__ == "__main__":
+    cli.run(main)
