@@ -30,13 +30,13 @@ SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0, upper_bou
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images sampled at a time, over all devices.", lower_bound=1)
 OUT = flags.DEFINE_string("out", "samples", "Folder for the images; a new or empty one.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace earlier samples in --out.")
-CACHE = cli.define_compilation_cache()
+flags.adopt_module_key_flags(cli)
 flags.mark_flag_as_required("checkpoint")
 
 
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
-    cli.set_compilation_cache(CACHE.value)
+    cli.use_compilation_cache()
     from diffusion_jax import sampling  # after the flags are right: JAX takes seconds to import
 
     sampling.run(

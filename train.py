@@ -18,13 +18,13 @@ from diffusion_jax import cli
 STARTED = time.monotonic()
 CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/NAME.py or configs/NAME.py:VARIANT.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and samples are written.")
-CACHE = cli.define_compilation_cache()
+flags.adopt_module_key_flags(cli)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
-    cli.set_compilation_cache(CACHE.value)
+    cli.use_compilation_cache()
     from diffusion_jax.training import run  # after the flags are right: JAX takes seconds to import
 
     run.train(CONFIG.value, pathlib.Path(WORKDIR.value), STARTED)

@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
                 "dir": "data",  # where prepared data sets are kept
                 "image_size": 32,  # pixels per side
                 "max_objects": 1,  # captioned_scenes: 1, or 2 for one or two objects
+                "spread": 1.0,  # captioned_scenes: how far a lone object strays from the middle, 0 to 1 (all of the image)
                 "num_train_images": 20_000,  # captioned_scenes: how many scenes to draw
                 "num_classes": 8,  # for model.condition = label; the scenes' label is the (first) object's shape
             },
@@ -55,7 +56,7 @@ def get_config() -> ConfigDict:
             },
             "optimizer": {
                 "learning_rate": 1e-4,
-                "warmup_steps": 1000,  # linear from 0
+                "warmup_steps": 1000,  # linear; 0 is none
                 "decay": "constant",  # after the warm-up: constant, or cosine to 0 at decay_steps
                 "decay_steps": 100_000,  # end of the cosine, apart from train.num_steps
                 "beta1": 0.9,
@@ -78,6 +79,7 @@ def get_config() -> ConfigDict:
                 "grid": "uniform",  # uniform, quadratic or shifted
                 "shift": 3.0,  # shifted: above 1 spends more steps at high noise
                 "num_steps": 50,
+                "start": 1.0,  # the grid's first time; below 1 for eps networks on schedules that end without signal
                 "guidance_scale": 3.0,  # 1 is off
                 "clip_x0": True,  # clamp predicted images to [-1, 1]
                 "samples_per_prompt": 4,

@@ -12,23 +12,34 @@ from configs.default import get_config as default_config
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "debug" is a tiny size of it."""
     config = default_config()
+    config.data.spread = 0.3
     config.text.update(width=64, num_layers=2, num_heads=2)
     config.model.update(
-        channels=96,
+        channels=48,
         channel_mults=(1, 2),
         num_res_blocks=1,
         attention_resolutions=(8, 4),
-        head_channels=32,
+        head_channels=16,
         norm_groups=8,
         patch_size=4,
     )
-    config.diffusion.update(parameterization="x0", loss_space="velocity")
-    config.optimizer.update(learning_rate=1e-3, warmup_steps=100, decay="cosine", decay_steps=1500, beta2=0.99)
-    config.ema.decay = 0.998
+    config.diffusion.update(parameterization="x0", loss_space="x0", time="uniform")
+    config.optimizer.update(learning_rate=3e-3, warmup_steps=100, decay="cosine", decay_steps=2400, beta2=0.99)
+    config.ema.decay = 0.995
     config.train.update(
-        batch_size=32, num_steps=1500, log_every_steps=50, sample_every_steps=500, checkpoint_every_steps=500
+        batch_size=64, num_steps=2400, log_every_steps=50, sample_every_steps=800, checkpoint_every_steps=800
     )
-    config.sample.update(sampler="ddim", num_steps=20, guidance_scale=3.0)
+    config.sample.update(sampler="ddim", num_steps=20, guidance_scale=2.0)
+    config.sample.prompts = (
+        "a large red circle on a white background",
+        "a small blue square on a black background",
+        "a large green triangle on a grey background",
+        "a large pink diamond on a black background",
+        "a large yellow star on a black background",
+        "a large cyan cross on a grey background",
+        "a small orange ring on a white background",
+        "a large purple heart on a white background",
+    )
     if variant == "debug":
         config.data.num_train_images = 64
         config.text.update(width=16, num_layers=1)
@@ -36,7 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.train.update(
             batch_size=8, num_steps=4, log_every_steps=2, sample_every_steps=4, checkpoint_every_steps=2
         )
-        config.sample.update(num_steps=2, samples_per_prompt=2)
+        config.sample.update(num_steps=2, samples_per_prompt=1)
     elif variant:
         raise ValueError(f"configs/scenes.py has the variants '' and 'debug'; got {variant!r}.")
     return config

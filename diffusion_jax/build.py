@@ -76,12 +76,14 @@ SAMPLERS: dict[str, Callable[[Schedule, ConfigDict], Sampler]] = {
     "heun": lambda schedule, config: heun(schedule),
 }
 GRIDS: dict[str, Callable[[ConfigDict], Float[Array, "N+1"]]] = {
-    "uniform": lambda config: grids.uniform(config.sample.num_steps),
-    "quadratic": lambda config: grids.quadratic(config.sample.num_steps),
-    "shifted": lambda config: grids.shifted(config.sample.num_steps, config.sample.shift),
+    "uniform": lambda sample: grids.uniform(sample.num_steps, sample.start),
+    "quadratic": lambda sample: grids.quadratic(sample.num_steps, sample.start),
+    "shifted": lambda sample: grids.shifted(sample.num_steps, sample.shift, sample.start),
 }
+# An x0 network judged in another space is weighed by 1 / t^2 or so: exactly 0 must not be drawn.
+MIN_TIME = 1e-3
 TIMES: dict[str, Callable[[ConfigDict], Callable[..., Float[Array, "B"]]]] = {
-    "uniform": lambda config: losses.uniform_time,
+    "uniform": lambda config: functools.partial(losses.uniform_time, low=MIN_TIME),
     "logit_normal": lambda config: functools.partial(
         losses.logit_normal_time, mean=config.diffusion.time_mean, std=config.diffusion.time_std
     ),
@@ -167,7 +169,7 @@ def _dtype(name: str) -> Any:
 
 
 def lr_schedule(config: ConfigDict) -> optax.Schedule:
-    """Learning rate by step: linear warm-up from 0, then constant or a cosine to 0."""
+    """Learning rate by step: linear warm-up, then constant or a cosine to 0."""
     o = config.optimizer
     if o.decay == "constant":
         after = optax.constant_schedule(o.learning_rate)
@@ -175,7 +177,10 @@ def lr_schedule(config: ConfigDict) -> optax.Schedule:
         after = optax.cosine_decay_schedule(o.learning_rate, max(1, o.decay_steps - o.warmup_steps))
     else:
         raise unknown_name("config.optimizer.decay", o.decay, ("constant", "cosine"))
-    return optax.join_schedules([optax.linear_schedule(0.0, o.learning_rate, o.warmup_steps), after], [o.warmup_steps])
+    steps = max(1, o.warmup_steps)
+    # The first step already has a rate: (step + 1) / warmup_steps of the whole.
+    warmup = optax.linear_schedule(o.learning_rate / steps, o.learning_rate, steps - 1)
+    return optax.join_schedules([warmup, after], [o.warmup_steps])
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -222,16 +227,23 @@ def denoiser(model: Model, params: Params) -> Denoiser:
     return make_denoiser(apply, model.parameterization, model.process.schedule, model.process.network_time)
 
 
-def grid(config: ConfigDict) -> Float[Array, "N+1"]:
+def grid(model: Model) -> Float[Array, "N+1"]:
     """The times that sampling visits.
 
     Raises:
-      UserError: the name is unknown or a value is out of range.
+      UserError: the name is unknown, a value is out of range, or the network cannot be asked about the first time.
     """
+    config = model.config
     try:
-        return pick(GRIDS, config.sample.grid, "config.sample.grid")(config)
+        times = pick(GRIDS, config.sample.grid, "config.sample.grid")(config.sample)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if config.diffusion.parameterization in ("eps", "score") and model.process.schedule(times[0]).alpha == 0:
+        raise UserError(
+            f"a network that predicts {config.diffusion.parameterization} says nothing about x0 at pure noise, where the schedule "
+            f"{config.diffusion.schedule} has no signal left. Set config.sample.start=0.98, or use ddpm_linear or ddpm_cosine."
+        )
+    return times
 
 
 def placement(config: ConfigDict) -> Placement:
@@ -281,7 +293,11 @@ def _captioned_scenes(config: ConfigDict, split: str) -> Source:
 
     try:
         builder = captioned_scenes.prepare(
-            config.data.dir, config.data.image_size, config.data.max_objects, train_images=config.data.num_train_images
+            config.data.dir,
+            config.data.image_size,
+            config.data.max_objects,
+            train_images=config.data.num_train_images,
+            spread=config.data.spread,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import runpy
 import sys
 from collections.abc import Callable
 
@@ -23,8 +24,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         _fail("interrupted.", status=130)
 
 
-def define_compilation_cache() -> flags.FlagHolder:
-    """The flag --compilation_cache."""
+def _compilation_cache() -> flags.FlagHolder:
     default = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "diffusion_jax")
     return flags.DEFINE_string(
         "compilation_cache",
@@ -33,11 +33,13 @@ def define_compilation_cache() -> flags.FlagHolder:
     )
 
 
-def set_compilation_cache(folder: str) -> None:
-    """Turns JAX's persistent compilation cache on, in a folder ("" for off)."""
-    if folder:
-        # By the environment, so that it holds however early JAX is imported afterwards.
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+_CACHE = _compilation_cache()  # the commands adopt it by flags.adopt_module_key_flags
+
+
+def use_compilation_cache() -> None:
+    """Turns JAX's persistent compilation cache on, in the folder of --compilation_cache; call before importing JAX."""
+    if _CACHE.value:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.value)
 
 
 def refuse_arguments(argv: list[str]) -> None:
@@ -79,26 +81,34 @@ def floats(flag: str, texts: list[str]) -> list[float]:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """absl's parser, whose errors for a config are tracebacks."""
+    """absl's parser, but with every error in one line."""
+    recipe = _recipe(argv)
+    if recipe and not os.path.exists(recipe[0]):
+        _fail(f"no such config: {recipe[0]}. Recipes are in configs/.")
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
         _fail(_unknown_field(argv) or f"bad --config override: {error}")
     except (TypeError, ValueError) as error:
-        _fail(f"bad --config override: {error}")
-    except FileNotFoundError as error:
-        _fail(f"no such config: {error.filename}. Recipes are in configs/.")
+        _fail(f"bad --config override: {_last_line(error)}")
+    except flags.Error as error:
+        _fail(f"{_last_line(error)} See --help.")
     raise AssertionError("unreachable")
 
 
+def _last_line(error: Exception) -> str:
+    """What an error says, without the traceback that config_flags puts into its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"^\w+Error: ", "", lines[-1]) if lines else type(error).__name__
+
+
 def _unknown_field(argv: list[str]) -> str | None:
-    """The message for the first --config.A.B=... that names no field."""
-    config = next(
-        (flag.value for flag in flags.FLAGS.__dict__["__flags"].values() if isinstance(flag.value, ConfigDict)), None
-    )
-    if config is None:
+    """The message for the first --config.A.B=... that names no field of the recipe."""
+    recipe = _recipe(argv)
+    if recipe is None:
         return None
-    known = field_names(config)
+    path, variant = recipe
+    known = field_names(runpy.run_path(path)["get_config"](*([variant] if variant else [])))
     for argument in argv:
         match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known:
@@ -106,6 +116,12 @@ def _unknown_field(argv: list[str]) -> str | None:
             nearest = ", ".join(f"config.{name}" for name in near) or "none"
             return f"no field config.{match[1]}. Nearest: {nearest}. All fields: configs/default.py."
     return None
+
+
+def _recipe(argv: list[str]) -> tuple[str, str] | None:
+    """(path, variant) of --config=PATH:VARIANT."""
+    value = next((argument.partition("=")[2] for argument in argv if argument.startswith("--config=")), None)
+    return None if value is None else tuple(value.partition(":")[::2])
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:

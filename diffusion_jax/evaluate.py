@@ -10,7 +10,6 @@ and prints each attribute's score beside its score on real renders of the same c
 
 import json
 import pathlib
-import sys
 
 from absl import flags
 
@@ -29,7 +28,7 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images sampled at a time, o
 OUT = flags.DEFINE_string(
     "out", None, "A JSON file for the scores and their protocol. [CHECKPOINT's workdir/scores_SPLIT.json]"
 )
-CACHE = cli.define_compilation_cache()
+flags.adopt_module_key_flags(cli)
 
 
 def score_table(scores: dict[str, dict[str, float]]) -> str:
@@ -46,7 +45,7 @@ def score_table(scores: dict[str, dict[str, float]]) -> str:
 
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
-    cli.set_compilation_cache(CACHE.value)
+    cli.use_compilation_cache()
     scales = cli.floats("guidance_scales", GUIDANCE_SCALES.value)
     import jax
     import numpy as np
@@ -69,7 +68,7 @@ def main(argv: list[str]) -> None:
     captions = [as_text(example["caption"]) for example in examples]
     place = build.placement(config)
     batch_size = -(-min(BATCH_SIZE.value, count) // place.num_devices) * place.num_devices
-    generate, grid, cond = build.generate(model, place), build.grid(config), build.prompt_cond(model, captions)
+    generate, grid, cond = build.generate(model, place), build.grid(model), build.prompt_cond(model, captions)
     scores = {"real renders": caption_checker.score(np.stack([example["image"] for example in examples]), captions)}
     total = len(scales) * -(-count // batch_size) * config.sample.num_steps
     with tqdm.tqdm(total=total, desc="sample", unit="step", dynamic_ncols=True) as bar:
@@ -95,5 +94,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("checkpoint")
-    sys.argv[0] = "python -m diffusion_jax.evaluate"
     cli.run(main)

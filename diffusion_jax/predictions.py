@@ -5,7 +5,9 @@ in, `from_NAME(output, x_t, t, schedule)`, and one out, `to_NAME(prediction, x_t
 lists the pairs. Times are a scalar or [B]; arrays are [B, ...].
 
 Some conversions divide by alpha (0 at pure noise) or sigma (0 at the data), where the quantity asked for is not
-determined by the one given. There the divisor is held at `MIN_SCALE`, so that the result is finite; no sampler asks.
+determined by the one given; schedules of betas have an infinite d sigma/dt at the data. There the divisor is held at
+`MIN_SCALE`, and the slope below its inverse, so that the result is finite. No sampler asks about the data, and none about
+pure noise where its grid starts below 1.
 """
 
 from collections.abc import Callable

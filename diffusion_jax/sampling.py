@@ -92,7 +92,7 @@ def run(request: Request) -> None:
         f"step {loaded.step} of {loaded.workdir}: {count} images of {len(names)} conditions, {config.sampler} with "
         f"{config.num_steps} steps, guidance {config.guidance_scale:g}, seed {request.seed}"
     )
-    generate, grid = build.generate(model, place), build.grid(model.config)
+    generate, grid = build.generate(model, place), build.grid(model)
     every = np.arange(count) % len(names)
     cond = jax.tree.map(lambda leaf: np.asarray(leaf)[every], cond)
     steps = -(-count // batch_size) * config.num_steps

@@ -83,5 +83,3 @@ def _log_joint(weights, means, variances, alpha, sigma, x):
     total = alpha**2 * variances + sigma**2  # [K]
     distance = jax.vmap(lambda mean: jnp.sum((x - alpha * mean) ** 2))(means)
     return jnp.log(weights) - distance / (2 * total) - x.size / 2 * jnp.log(2 * jnp.pi * total)
-
-

@@ -1,4 +1,4 @@
-"""Every recipe loads, builds and takes two steps in its debug size."""
+"""Every recipe loads, builds and takes steps in its debug size."""
 
 import importlib
 import pathlib
@@ -32,10 +32,10 @@ def test_a_recipe_declares_no_field_of_its_own_and_builds(name, variant):
     assert dict(fields(config)) == dict(fields(default.get_config()))
     model = build.model(config, TOKENIZER)
     jax.eval_shape(model.network.init, jax.random.key(0))
-    build.loss_per_example(model), build.optimizer(config), build.grid(config)
+    build.loss_per_example(model), build.optimizer(config), build.grid(model)
 
 
-def take_steps(config, num_steps=2):
+def take_steps(config, num_steps=4):
     model, optimizer = build.model(config, TOKENIZER), build.optimizer(config)
     size = config.train.batch_size
     rng = np.random.default_rng(0)
@@ -55,11 +55,13 @@ def take_steps(config, num_steps=2):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_takes_two_steps_in_its_debug_size(name):
+def test_a_recipe_takes_steps_in_its_debug_size(name):
     metrics, changed = take_steps(importlib.import_module(f"configs.{name}").get_config("debug"))
     assert np.isfinite(metrics["loss"])
     assert metrics["grad_norm"] > 0
-    assert changed > 0.3, "fresh zero-initialised layers hold some gradients at zero, not most"
+    assert changed > 0.9, (
+        "zero-initialised layers hold back the gradients of those before them for a step or two, not for good"
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,13 +75,19 @@ def test_a_recipe_takes_two_steps_in_its_debug_size(name):
         {"optimizer.decay": "constant", "parallel.placement": "single"},
     ],
 )
-def test_every_choice_of_a_config_can_be_trained(changes):
+def test_every_choice_of_a_config_traces_to_a_train_step(changes):
     from configs.scenes import get_config
 
     config = get_config("debug")
     config.update_from_flattened_dict(changes)
-    metrics, _ = take_steps(config)
-    assert np.isfinite(metrics["loss"])
+    model, optimizer, size = build.model(config, TOKENIZER), build.optimizer(config), config.train.batch_size
+    state = jax.eval_shape(lambda: init_state(model.network.init, optimizer, config.seed))
+    batch = {name: np.stack([value] * size) for name, value in model.null_cond.items()}
+    batch["image"] = np.zeros((size, *model.image_shape), np.uint8)
+    step = make_train_step(build.loss_per_example(model), optimizer, config.ema.decay, config.seed)
+    after, metrics = jax.eval_shape(lambda state, batch: step(state, batch, None), state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert metrics["loss"].shape == ()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +101,8 @@ def test_every_choice_of_a_config_can_be_trained(changes):
         ("model.dtype", "bf16", "bfloat16"),
         ("model.patch_size", 3, "multiples of"),
         ("sample.grid", "karras", "config.sample.grid"),
+        ("sample.num_steps", 0, "num_steps"),
+        ("diffusion.parameterization", "eps", "sample.start=0.98"),
         ("parallel.placement", "shard", "config.parallel.placement"),
         ("data.name", "cifar", "config.data.name"),
     ],
@@ -102,7 +112,7 @@ def test_a_wrong_value_is_told_with_what_is_known(field, value, message):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
         model = build.model(config, TOKENIZER)
-        build.loss_per_example(model), build.optimizer(config), build.grid(config), build.placement(config)
+        build.loss_per_example(model), build.optimizer(config), build.grid(model), build.placement(config)
         build.source(config)
 
 
@@ -111,4 +121,7 @@ def test_learning_rate_warms_up_and_decays_apart_from_the_number_of_steps():
     config.optimizer.update(learning_rate=0.5, warmup_steps=10, decay="cosine", decay_steps=110)
     config.train.num_steps = 7
     schedule = build.lr_schedule(config)
-    np.testing.assert_allclose([schedule(step) for step in (0, 5, 10, 60, 110)], [0, 0.25, 0.5, 0.25, 0], atol=1e-6)
+    rates = [schedule(step) for step in (0, 4, 9, 10, 60, 110)]
+    np.testing.assert_allclose(rates, [0.05, 0.25, 0.5, 0.5, 0.25, 0], atol=1e-6)
+    config.optimizer.update(warmup_steps=0, decay="constant")
+    np.testing.assert_allclose(build.lr_schedule(config)(0), 0.5)

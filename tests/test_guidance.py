@@ -17,7 +17,10 @@ from diffusion_jax.schedules import cosine, linear_path
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
 X_T = np.random.default_rng(0).normal(size=(3, 2))
-COND = {"mean": np.array([[0.5, -0.2], [1.0, 0.0], [-0.7, 0.3]]), "variance": np.array([[0.3, 0.1], [0.2, 0.2], [0.5, 1.0]])}
+COND = {
+    "mean": np.array([[0.5, -0.2], [1.0, 0.0], [-0.7, 0.3]]),
+    "variance": np.array([[0.3, 0.1], [0.2, 0.2], [0.5, 1.0]]),
+}
 NULL = {"mean": np.array([0.1, -0.1]), "variance": np.array([1.0, 0.6])}
 
 

@@ -16,7 +16,9 @@ def same(one, other):
 
 def test_an_examples_key_depends_on_its_index_and_not_on_its_place():
     key = jax.random.key(0)
-    assert same(keys_lib.keys_per_example(key, jnp.array([3, 7, 5]))[1], keys_lib.keys_per_example(key, jnp.array([7]))[0])
+    assert same(
+        keys_lib.keys_per_example(key, jnp.array([3, 7, 5]))[1], keys_lib.keys_per_example(key, jnp.array([7]))[0]
+    )
 
 
 def test_examples_and_streams_have_different_keys():

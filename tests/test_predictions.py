@@ -1,4 +1,4 @@
-"""Parameterizations: one table, in which every schedule meets every parameterization; and the denoiser made of a network."""
+"""Parameterizations: every schedule meets every parameterization in one table; and the denoiser made of a network."""
 
 import pathlib
 
@@ -118,8 +118,9 @@ def test_v_and_score_are_as_defined(schedule_name, x64):
     schedule = SCHEDULES[schedule_name]
     x0, eps, x_t, t = truth(schedule)
     alpha, sigma = scales(schedule, t, x0)
-    np.testing.assert_allclose(predictions.to_v(Prediction(x0, eps), x_t, t, schedule), alpha * eps - sigma * x0, rtol=1e-12)
-    np.testing.assert_allclose(predictions.to_score(Prediction(x0, eps), x_t, t, schedule), -eps / sigma, rtol=1e-12)
+    v, score = (to(Prediction(x0, eps), x_t, t, schedule) for to in (predictions.to_v, predictions.to_score))
+    np.testing.assert_allclose(v, alpha * eps - sigma * x0, rtol=1e-12)
+    np.testing.assert_allclose(score, -eps / sigma, rtol=1e-12)
 
 
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
@@ -159,7 +160,8 @@ def test_v_equals_an_independent_implementation(x64):
     x0, eps, x_t = (jnp.asarray(golden[name], jnp.float64) for name in ("x_start", "noise", "x_t_cosine"))
     t = (golden["t"] + 1) / 100
     np.testing.assert_allclose(schedules.diffuse(schedule, x0, eps, t), x_t, atol=1e-5)
-    np.testing.assert_allclose(predictions.to_v(Prediction(x0, eps), x_t, t, schedule), golden["v_target_cosine"], atol=1e-5)
+    v = predictions.to_v(Prediction(x0, eps), x_t, t, schedule)
+    np.testing.assert_allclose(v, golden["v_target_cosine"], atol=1e-5)
     output = jnp.sin(1.3 * x_t) + 0.001 * jnp.asarray(golden["t"]).reshape(-1, 1, 1, 1)
     x0 = jnp.clip(predictions.from_v(output, x_t, t, schedule).x0, -1, 1)  # as the original does, finding eps from it
     np.testing.assert_allclose(x0, golden["pred_v_cosine_pred_x_start"], atol=1e-5)

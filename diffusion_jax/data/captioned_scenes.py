@@ -28,7 +28,7 @@ class CaptionedScenesConfig(tfds.core.BuilderConfig):
         image_size: pixels per side.
         max_objects: 1 for one object, 2 for one or two.
         train_images, validation_images, test_images: examples per split.
-        seed: that of `scenes.draw_scene`.
+        seed, spread: those of `scenes.draw_scene`.
     """
 
     image_size: int = 32
@@ -37,6 +37,7 @@ class CaptionedScenesConfig(tfds.core.BuilderConfig):
     validation_images: int = 2_000
     test_images: int = 2_000
     seed: int = 0
+    spread: float = 1.0
 
 
 def make_config(image_size: int, max_objects: int, **fields: Any) -> CaptionedScenesConfig:
@@ -55,7 +56,9 @@ def make_config(image_size: int, max_objects: int, **fields: Any) -> CaptionedSc
         raise ValueError(f"max_objects is 1 or 2: got {max_objects!r}")
     if image_size < 1:
         raise ValueError(f"image_size is at least 1 pixel: got {image_size!r}")
-    numbers = [name for name in ("train_images", "validation_images", "test_images", "seed") if name in fields]
+    numbers = [
+        name for name in ("train_images", "validation_images", "test_images", "seed", "spread") if name in fields
+    ]
     special = [f"_{name}_{fields[name]}" for name in numbers if fields[name] != getattr(CaptionedScenesConfig, name)]
     fields.setdefault("name", f"{_COUNTS[max_objects]}_{image_size}px" + "".join(special))
     fields.setdefault("description", f"{image_size} pixels per side, at most {max_objects} object(s) per scene")
@@ -101,7 +104,7 @@ class CaptionedScenes(tfds.core.GeneratorBasedBuilder):
         """Yields (key, example); the key is the scene's index and only decides the order on disk (a shuffle)."""
         config = self.builder_config
         for index in range(count):
-            scene = scenes.draw_scene(config.seed, index, split, config.max_objects)
+            scene = scenes.draw_scene(config.seed, index, split, config.max_objects, config.spread)
             text = scenes.caption(scenes.describe(scene))
             image = scenes.render(scene, config.image_size)
             yield index, {"image": image, "caption": text, "label": scene.objects[0].shape, "index": index}

@@ -32,10 +32,10 @@ RELATIONS = ("left of", "right of", "above", "below")
 SPLITS = ("train", "validation", "test")
 
 # Half the extent of an object in units of the image side, uniform in [low, high], by the number of objects: at 32 pixels
-# a lone object is 11 to 12 (small) or 19 to 20 (large) pixels wide; of two, 8 to 10 or 12 to 13, for two large ones must
+# a lone object is 15 to 16 (small) or 23 to 25 (large) pixels wide; of two, 8 to 10 or 12 to 13, for two large ones must
 # fit side by side. The size words compare within a picture of that kind.
 RADII: dict[int, dict[str, tuple[float, float]]] = {
-    1: {"small": (0.17, 0.19), "large": (0.29, 0.32)},
+    1: {"small": (0.23, 0.25), "large": (0.36, 0.39)},
     2: {"small": (0.13, 0.15), "large": (0.19, 0.21)},
 }
 SIZES = tuple(RADII[1])
@@ -156,12 +156,16 @@ def _draw_description(rng: np.random.Generator, max_objects: int) -> Description
     return Description(objects[:count], relation, tuple(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))])
 
 
-def _place(rng: np.random.Generator, radii: Sequence[float], relation: str | None) -> list[tuple[float, float]]:
-    """Draws the centres (x, y): inside the margin and, for two, apart along the relation's axis by the gap or more,
-    with an offset across it of at most half the distance along it, so that nobody could name another relation."""
+def _place(
+    rng: np.random.Generator, radii: Sequence[float], relation: str | None, spread: float
+) -> list[tuple[float, float]]:
+    """Draws the centres (x, y) inside the margin: a lone one in the middle part `spread` of it; two apart along the
+    relation's axis by the gap or more, with an offset across it of at most half the distance along it, so that nobody
+    could name another relation."""
     low, high = MARGIN + np.asarray(radii), 1.0 - MARGIN - np.asarray(radii)
     if relation is None:
-        return [(rng.uniform(low[0], high[0]), rng.uniform(low[0], high[0]))]
+        x, y = 0.5 + spread * (rng.uniform(low[0], high[0], size=2) - 0.5)
+        return [(float(x), float(y))]
     near, far = (0, 1) if relation in ("left of", "above") else (1, 0)
     distance = rng.uniform(radii[0] + radii[1] + GAP, high[far] - low[near])
     along, across = np.empty(2), np.empty(2)
@@ -173,7 +177,7 @@ def _place(rng: np.random.Generator, radii: Sequence[float], relation: str | Non
     return [(float(x[0]), float(y[0])), (float(x[1]), float(y[1]))]
 
 
-def draw_scene(seed: int, index: int, split: str = "train", max_objects: int = 2) -> Scene:
+def draw_scene(seed: int, index: int, split: str = "train", max_objects: int = 2, spread: float = 1.0) -> Scene:
     """Draws scene number `index` of a split, a pure function of its arguments.
 
     Args:
@@ -181,6 +185,7 @@ def draw_scene(seed: int, index: int, split: str = "train", max_objects: int = 2
         index: the scene's number, 0 <= index < 2**64; no scene depends on another.
         split: one of SPLITS (see `split_of`); splits, seeds and indices have independent random streams.
         max_objects: 1 for one object, 2 for one or two with equal probability (before the split refuses captions).
+        spread: how far a lone object strays from the middle: 1 anywhere inside the margin, 0 never (easier to learn).
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -189,6 +194,8 @@ def draw_scene(seed: int, index: int, split: str = "train", max_objects: int = 2
         raise ValueError(f"split is one of {SPLITS}: got {split!r}")
     if max_objects not in (1, 2):
         raise ValueError(f"max_objects is 1 or 2: got {max_objects!r}")
+    if not 0 <= spread <= 1:
+        raise ValueError(f"spread is in [0, 1]: got {spread}")
     if not (0 <= seed < 2**64 and 0 <= index < 2**64):
         raise ValueError(f"seed and index are in [0, 2**64): got {seed} and {index}")
     # Philox maps (key, counter) to random bits: what names a scene is the key and the counter's high words, which the
@@ -202,7 +209,7 @@ def draw_scene(seed: int, index: int, split: str = "train", max_objects: int = 2
     objects = tuple(
         Object(thing.colour, thing.shape, thing.size, x, y, radius)
         for thing, radius, (x, y) in zip(
-            description.objects, radii, _place(rng, radii, description.relation), strict=True
+            description.objects, radii, _place(rng, radii, description.relation, spread), strict=True
         )
     )
     return Scene(objects, description.relation, description.background)

@@ -17,7 +17,7 @@ from diffusion_jax.data import scenes
 MAX_COLOUR_DISTANCE = 70.0  # grey levels in RGB from a name's own colour; the nearest two names are 113 apart
 FOREGROUND_DISTANCE = 45.0  # grey levels from the background; the nearest colour is 113 from its background
 # Squared error of coverage over area, beyond what the noise explains. Of real renders at 32 pixels 99.5 % stay below
-# 0.006, with noise of standard deviation 16 below 0.035; one blurred by 1.5 pixels has 0.05 to 0.12.
+# 0.006, with noise of standard deviation 16 below 0.035; a small object blurred by 1.5 pixels has 0.05 to 0.12.
 MAX_SHAPE_ERROR = 0.05
 MAX_NOISE = 16.0  # grey levels, standard deviation: no more than that is forgiven, lest a noisy border excuse a blob
 MIN_AREA = 0.4 * scenes.RADII[2]["small"][0] ** 2 * min(map(scenes.shape_area, scenes.SHAPES))  # of the image: a speck

@@ -15,8 +15,8 @@ def heun(schedule: Schedule) -> Sampler:
         z' = z_t + (tau_s - tau_t) d,   z_s = z_t + (tau_s - tau_t) (d + d') / 2.
 
     The step to the data is a single evaluation, as in EDM, since eps is undetermined there: 2 N - 1 evaluations in all.
-    Order: 2 where tau falls in proportion to the step towards the data (linear path, cosine on any grid; the linear
-    betas on a quadratic one).
+    Order: 2 where tau falls in proportion to the step towards the data (linear path, cosine on any grid; linear
+    betas and tables of betas on a quadratic one, below 1.5 on a uniform one).
 
     Source: Karras et al. 2022, algorithm 1 without churn, in flow matching's coordinates.
     """

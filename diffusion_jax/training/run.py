@@ -150,7 +150,7 @@ def _sample_grid(model: build.Model, place: Any, workdir: pathlib.Path) -> Sampl
         labels, cond = ("unconditional",), {}
     count = len(labels) * per_prompt
     size = -(-count // place.num_devices) * place.num_devices
-    generate, grid = build.generate(model, place), build.grid(config)
+    generate, grid = build.generate(model, place), build.grid(model)
     cond = jax.tree.map(lambda leaf: np.repeat(leaf, per_prompt, axis=0), cond)
 
     def sample(ema_params: Any) -> np.ndarray:

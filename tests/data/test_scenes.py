@@ -83,7 +83,7 @@ def test_objects_are_inside_apart_and_as_their_relation_says():
     signs = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}
     for scene in (scenes.draw_scene(1, i) for i in range(2_000)):
         for thing in scene.objects:
-            low, high = scenes.RADII[thing.size]
+            low, high = scenes.RADII[len(scene.objects)][thing.size]
             assert low <= thing.radius <= high
             reach = thing.radius + scenes.MARGIN - 1e-9
             assert reach <= min(thing.x, thing.y)
@@ -137,7 +137,17 @@ def test_what_is_no_caption_is_refused(text):
         scenes.parse_caption(text)
 
 
-@pytest.mark.parametrize("change", [{"split": "dev"}, {"max_objects": 3}, {"seed": -1}, {"index": -1}])
+def test_spread_keeps_a_lone_object_near_the_middle():
+    middle = [scenes.draw_scene(0, i, max_objects=1, spread=0.0).objects[0] for i in range(50)]
+    assert {(thing.x, thing.y) for thing in middle} == {(0.5, 0.5)}
+    near, far = (
+        np.std([scenes.draw_scene(0, i, max_objects=1, spread=spread).objects[0].x for i in range(500)])
+        for spread in (0.3, 1.0)
+    )
+    assert near == pytest.approx(0.3 * far, rel=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"spread": 1.5}, {"split": "dev"}, {"max_objects": 3}, {"seed": -1}, {"index": -1}])
 def test_arguments_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         scenes.draw_scene(**({"seed": 0, "index": 0} | change))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_jax.models import Network
 from diffusion_jax.models.layers import Dropout, depth_to_space, space_to_depth, timestep_embedding
 from diffusion_jax.models.text import TextTransformer
 from diffusion_jax.models.unet import UNet, make_network
@@ -13,16 +14,13 @@ TEXT = TextTransformer(vocab_size=20, context_length=5, width=8, num_layers=1, n
 SMALL = {"out_channels": 3, "model_channels": 8, "channel_mults": (1, 2), "num_res_blocks": 1, "norm_groups": 4}
 
 
-def random_like(params, seed=0):
-    """Every parameter redrawn, for fresh networks give zero everywhere."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return structure.unflatten([0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
-
-
 def build(image_shape=(8, 8, 3), **changes):
+    """A network, compiled, and parameters all drawn at random, for a fresh network gives zero everywhere."""
     network = make_network(UNet(**(SMALL | changes)), image_shape)
-    return network, random_like(network.init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    template = jax.eval_shape(network.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), template)
+    return Network(network.init, jax.jit(network.apply)), params
 
 
 def inputs(shape, batch=3):
@@ -33,7 +31,8 @@ def inputs(shape, batch=3):
 def test_a_fresh_network_gives_zero():
     network = make_network(UNet(**SMALL), (8, 8, 3))
     x, time = inputs((8, 8, 3))
-    assert not network.apply(network.init(jax.random.key(0)), x, time, {}).any()
+    params = jax.jit(network.init)(jax.random.key(0))
+    assert not jax.jit(network.apply)(params, x, time, {}).any()
 
 
 @pytest.mark.parametrize(

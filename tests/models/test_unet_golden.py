@@ -85,17 +85,20 @@ def test_output_and_gradient_are_the_originals(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bfloat16_stays_within_two_percent(case):
+def test_bfloat16_errs_little_more_than_its_weights_must(case):
+    """These random networks amplify rounding: bfloat16 weights alone, computed in float32, move the output by 2 to 9%."""
     network, params, x, time, cond, io, _ = load(case, dtype=jnp.bfloat16)
-    out, want = network.apply(params, x, time, cond), to_nhwc(io["out"])
+    exact, rounded = (load(case)[0], jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), params))
+    want = to_nhwc(io["out"])
+    out, unavoidable = (jax.jit(n.apply)(p, x, time, cond) for n, p in ((network, params), (exact, rounded)))
     assert out.dtype == jnp.float32
-    assert jnp.linalg.norm(out - want) < 0.02 * jnp.linalg.norm(want)
+    assert 0 < jnp.linalg.norm(out - want) < 2.5 * jnp.linalg.norm(unavoidable - want)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_rematerialisation_changes_no_value(case):
     network, params, x, time, cond, io, config = load(case, remat=True)
-    out = network.apply(params, x, time, cond)
+    out = jax.jit(network.apply)(params, x, time, cond)
     np.testing.assert_allclose(
         out, to_nhwc(io["out"]), atol=10 * config["noise_floor_absmax_onednn_off_1thread"], rtol=0
     )
