@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
 
     sampling.run(
         sampling.Request(
-            checkpoint=CHECKPOINT.value,
+            checkpoint=str(CHECKPOINT.value),
             prompts=tuple(PROMPT.value) + cli.read_lines(PROMPTS_FILE.value),
             labels=tuple(LABEL.value),
             num_samples=NUM_SAMPLES.value,

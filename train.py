@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     cli.use_compilation_cache()
     from diffusion_jax.training import run  # after the flags are right: JAX takes seconds to import
 
-    run.train(CONFIG.value, pathlib.Path(WORKDIR.value), STARTED)
+    run.train(CONFIG.value, pathlib.Path(str(WORKDIR.value)), STARTED)
 
 
 if __name__ == "__main__":

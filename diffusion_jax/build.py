@@ -125,6 +125,7 @@ def model(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> Model:
 def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> tuple[UNet, Cond]:
     m, text, num_classes, null_cond = config.model, None, None, {}
     if m.condition == "text":
+        assert tokenizer is not None, "a checkpoint of a text model holds its tokenizer, and training makes one"
         length = config.text.context_length
         text = TextTransformer(
             tokenizer.vocab_size,
@@ -273,6 +274,7 @@ def generate(model: Model, place: Placement) -> Callable[..., np.ndarray]:
 
 def prompt_cond(model: Model, prompts: Sequence[str]) -> Cond:
     """The condition of each prompt, a tree of arrays [N, ...]."""
+    assert model.tokenizer is not None, "only text models have prompts"
     tokens, mask = model.tokenizer.encode(prompts, model.config.text.context_length)
     return {"tokens": tokens, "mask": mask}
 

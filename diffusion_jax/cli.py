@@ -20,6 +20,10 @@ def run(main: Callable[[list[str]], None]) -> None:
         app.run(main, flags_parser=_parse)
     except UserError as error:
         _fail(str(error))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _fail(f"{error.strerror}: {error.filename or 'a file'}. Mend that and run the same command again.")
     except KeyboardInterrupt:
         _fail("interrupted.", status=130)
 

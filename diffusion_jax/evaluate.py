@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     from diffusion_jax.errors import UserError
     from diffusion_jax.metrics import caption_checker
 
-    loaded = sampling.load(CHECKPOINT.value, {"sampler": SAMPLER.value, "num_steps": NUM_STEPS.value})
+    loaded = sampling.load(str(CHECKPOINT.value), {"sampler": SAMPLER.value, "num_steps": NUM_STEPS.value})
     model, config = loaded.model, loaded.model.config
     if config.data.name != "captioned_scenes" or config.model.condition != "text":
         raise UserError(

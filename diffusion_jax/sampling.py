@@ -142,6 +142,7 @@ def _conditions(model: build.Model, request: Request) -> tuple[tuple[str, ...], 
 
 def _remark(model: build.Model, prompt: str) -> None:
     """Says what a prompt will not do as its writer may think."""
+    assert model.tokenizer is not None, "only text models have prompts"
     length, count = model.config.text.context_length, model.tokenizer.num_tokens(prompt)
     shown = prompt if len(prompt) <= 60 else prompt[:57] + "..."
     if not prompt.strip():

@@ -102,7 +102,10 @@ def _original_module(module: str, paths: list[str]) -> str:
     block, _, inner = module.partition("/")
     if block in _MIDDLE:
         return f"{_MIDDLE[block]}.{(_ATTENTION if block == 'mid_attn' else _RES_BLOCK)[inner]}"
-    direction, index, kind = re.fullmatch(r"(down|up)_(\d+)_(res|attn|resample)", block).groups()
+    match = re.fullmatch(r"(down|up)_(\d+)_(res|attn|resample)", block)
+    if match is None:
+        raise KeyError(f"{module} is no part of a U-Net")
+    direction, index, kind = match.groups()
     stem = f"{'input' if direction == 'down' else 'output'}_blocks.{index}"
     if kind == "attn":
         return f"{stem}.1.{_ATTENTION[inner]}"

@@ -202,7 +202,8 @@ def check(image: np.ndarray, description: scenes.Description) -> Scores:
     colours = [seen is not None and seen.colour == said.colour for seen, said in pairs]
     shapes = [seen is not None and seen.shape == said.shape for seen, said in pairs]
     sizes = [seen is not None and seen.size == said.size for seen, said in pairs]
-    relation = description.relation is None or (None not in matched and _relation(*matched) == description.relation)
+    seen = [component for component in matched if component is not None]
+    relation = description.relation is None or (len(seen) == 2 and _relation(*seen) == description.relation)
     count, background = reading.count == len(pairs), reading.background == description.background
     return Scores(
         count=count,

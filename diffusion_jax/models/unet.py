@@ -164,6 +164,6 @@ def make_network(module: UNet, image_shape: tuple[int, int, int]) -> Network:
         return module.init(key, jnp.zeros((1, height, width, channels)), jnp.zeros(1), cond)["params"]
 
     def apply(params: Any, x: Array, time: Array, cond: Cond, dropout_keys: Array | None = None) -> Array:
-        return module.apply({"params": params}, x, time, cond, dropout_keys)
+        return jnp.asarray(module.apply({"params": params}, x, time, cond, dropout_keys))
 
     return Network(init, apply)

@@ -1,7 +1,10 @@
 """Checkpoints by Orbax: asynchronous, atomic, and whole: state, EMA, config and tokenizer in each."""
 
+import contextlib
+import errno
 import json
 import pathlib
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -35,11 +38,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
 
     def save(self, state: TrainState, config: dict[str, Any], tokenizer_json: str | None) -> None:
-        """Begins to write a checkpoint of the state's step; a step that is there already is left.
-
-        Raises:
-          UserError: an earlier write failed, or the disk is full.
-        """
+        """Begins to write a checkpoint of the state's step; a step that is there already is left."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -49,15 +48,11 @@ class Checkpoints:
             "config": ocp.args.JsonSave(config),
             "tokenizer": ocp.args.JsonSave({"json": tokenizer_json}),
         }
-        self._guard(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
-        """Blocks until what `save` began is on disk.
-
-        Raises:
-          UserError: it could not be written.
-        """
-        self._guard(self._manager.wait_until_finished)
+        """Blocks until what `save` began is on disk."""
+        self._manager.wait_until_finished()
 
     def latest(self) -> int | None:
         """The last whole checkpoint's step, or None."""
@@ -82,18 +77,20 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for writes and releases Orbax's threads."""
-        self._guard(self._manager.close)
+        self._manager.close()
 
-    def _guard(self, write: Any) -> None:
+    @contextlib.contextmanager
+    def full_disk_told(self) -> Generator[None]:
+        """Within it, any write that fails for want of space becomes a UserError that says what is safe."""
         try:
-            write()
-        except (OSError, ValueError) as error:
-            if "No space left" in str(error) or "ENOSPC" in str(error) or getattr(error, "errno", None) == 28:
-                raise UserError(
-                    f"the disk of {self.folder} is full; the last whole checkpoint is step {self.latest()}. Free some space and "
-                    "run the same command again: it continues from there."
-                ) from error
-            raise
+            yield
+        except Exception as error:
+            if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
+                raise
+            raise UserError(
+                f"the disk of {self.folder} is full; the last whole checkpoint is step {self.latest()}. Free some space and "
+                "run the same command again: it continues from there."
+            ) from error
 
 
 def find(path: str) -> tuple[pathlib.Path, int]:

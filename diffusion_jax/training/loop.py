@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffusion_jax.training.checkpoint import Checkpoints
 from diffusion_jax.training.hooks import MetricWriter, SampleGrid, progress_bar
 from diffusion_jax.training.step import TrainState
 
@@ -45,7 +44,7 @@ def train(
     batches: Iterator[dict[str, np.ndarray]],
     cadence: Cadence,
     save: Callable[[TrainState], None],
-    checkpoints: Checkpoints,
+    wait: Callable[[], None],
     metrics: MetricWriter,
     sample_grid: SampleGrid,
     started: float,
@@ -58,7 +57,7 @@ def train(
       batches: from the state's step on.
       cadence: when to log, sample, save and stop.
       save: begins a checkpoint of a state.
-      checkpoints: to wait for the last one.
+      wait: blocks until what `save` began is on disk.
       metrics, sample_grid: where to show.
       started: `time.monotonic()` at the program's start, to tell the time to the first step.
 
@@ -95,5 +94,5 @@ def train(
         stop.restore()
         bar.close()
     save(state)
-    checkpoints.wait()
+    wait()
     return state, stop.name

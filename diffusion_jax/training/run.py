@@ -1,5 +1,6 @@
 """A training run from its config: build, resume, train. What train.py calls."""
 
+import contextlib
 import pathlib
 from typing import Any
 
@@ -40,6 +41,11 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
         )
     resume_step, tokenizer = _resume(config, workdir)
     source = build.source(config)
+    if len(source) < config.train.batch_size:
+        raise UserError(
+            f"the data set has {len(source)} examples, less than one batch of config.train.batch_size={config.train.batch_size}. "
+            "Use a smaller batch or more examples."
+        )
     if tokenizer is None and config.model.condition == "text":
         tokenizer = CaptionTokenizer.train(captions_of(source, TOKENIZER_CAPTIONS), config.text.vocab_size)
     model = build.model(config, tokenizer)
@@ -50,28 +56,28 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
     _announce(config, workdir, state, place.num_devices)
 
     batches = train_batches(source, build.encode_example(model), config.train.batch_size, config.seed, int(state.step))
-    metrics = MetricWriter(workdir, ("loss", "grad_norm", "steps_per_second"), int(state.step))
     plain, text = config.to_dict(), tokenizer.to_json() if tokenizer else None
-    try:
+    cadence = loop.Cadence(
+        config.train.num_steps,
+        config.train.log_every_steps,
+        config.train.sample_every_steps,
+        config.train.checkpoint_every_steps,
+    )
+    with checkpoints.full_disk_told(), contextlib.ExitStack() as stack:
+        stack.callback(checkpoints.close)
+        metrics = MetricWriter(workdir, ("loss", "grad_norm", "steps_per_second"), int(state.step))
+        stack.callback(metrics.close)
         state, signal_name = loop.train(
             state,
             place.train(step),
             batches,
-            loop.Cadence(
-                config.train.num_steps,
-                config.train.log_every_steps,
-                config.train.sample_every_steps,
-                config.train.checkpoint_every_steps,
-            ),
+            cadence,
             lambda state: checkpoints.save(state, plain, text),
-            checkpoints,
+            checkpoints.wait,
             metrics,
             _sample_grid(model, place, workdir),
             started,
         )
-    finally:
-        metrics.close()
-        checkpoints.close()
     if signal_name:
         print(
             f"{signal_name}: saved step {int(state.step)} in {checkpoints.folder}. The same command continues from there."
