@@ -149,7 +149,7 @@ def _remark(model: build.Model, prompt: str) -> None:
         print("note: an empty prompt gives unconditional samples; write a caption to say what you want.")
     elif count > length:
         print(f"note: {shown!r} has {count} tokens and this model reads {length}; the rest is ignored. Shorten it.")
-    elif not prompt.isascii():
+    if not prompt.isascii():
         print(
             f"note: {shown!r} has characters that are read byte by byte; write it in the language of the training captions."
         )
