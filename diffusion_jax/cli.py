@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import sys
+import threading
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -15,7 +16,8 @@ from diffusion_jax.errors import UserError
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Parses flags and runs `main(argv)`; a user's mistake prints one line and exits with status 2."""
-    logging.set_verbosity(logging.ERROR)  # the libraries' own chatter
+    logging.set_verbosity(logging.FATAL)  # the libraries' own chatter; what fails reaches us as an exception
+    threading.excepthook, sys.unraisablehook = _thread_failed, _ignored
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:
@@ -82,6 +84,18 @@ def floats(flag: str, texts: list[str]) -> list[float]:
         return [float(text) for text in texts]
     except ValueError as error:
         raise UserError(f"--{flag}={','.join(texts)}: wants numbers such as 1,2,4.") from error
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A writer's thread that meets a full disk says so at length; the main thread meets it too, and tells it in a line."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
+def _ignored(ignored: "sys.UnraisableHookArgs") -> None:
+    """After one failed write of a checkpoint, each of its other arrays finds the event loop closed, at length."""
+    if "Event loop is closed" not in str(ignored.exc_value):
+        sys.__unraisablehook__(ignored)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -44,7 +44,12 @@ class MetricWriter:
     def close(self) -> None:
         """Flushes both."""
         self._file.close()
-        self._tensorboard.close()
+        try:
+            self._tensorboard.close()
+        except OSError:  # it would try again, and print a traceback, when the program ends
+            if isinstance(writer := self._tensorboard.file_writer, tensorboardX.FileWriter):
+                writer.event_writer.close = lambda: None
+            raise
 
     def _rows(self) -> list[dict[str, str]]:
         if not self._path.exists():
