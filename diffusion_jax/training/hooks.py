@@ -1,6 +1,7 @@
 """What a training run shows: the bar, metrics to CSV and TensorBoard, grids of samples."""
 
 import csv
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +24,14 @@ class MetricWriter:
         self._names = ("step", *names)
         self._path = workdir / "metrics.csv"
         kept = [row for row in self._rows() if int(row["step"]) <= first_step]
-        self._file = self._path.open("w", newline="")
+        fresh = self._path.with_suffix(".tmp")
+        with fresh.open("w", newline="") as file:
+            rewritten = csv.DictWriter(file, self._names)
+            rewritten.writeheader()
+            rewritten.writerows(kept)
+        os.replace(fresh, self._path)  # a full disk must not cost the rows of before
+        self._file = self._path.open("a", newline="")
         self._csv = csv.DictWriter(self._file, self._names)
-        self._csv.writeheader()
-        self._csv.writerows(kept)
-        self._file.flush()
         self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:

@@ -1,0 +1,43 @@
+import csv
+
+import pytest
+
+from diffusion_jax.training.hooks import MetricWriter
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [(int(row["step"]), row["loss"]) for row in csv.DictReader(file)]
+
+
+def write(folder, first_step, steps, loss):
+    writer = MetricWriter(folder, ("loss",), first_step)
+    for step in steps:
+        writer.write(step, {"loss": loss})
+    writer.close()
+
+
+def test_a_resumed_run_replaces_what_came_after_its_first_step(tmp_path):
+    write(tmp_path, 0, (2, 4, 6), 1.0)
+    write(tmp_path, 4, (6, 8), 0.5)
+    assert rows(tmp_path) == [(2, "1"), (4, "1"), (6, "0.5"), (8, "0.5")]
+
+
+def test_a_line_that_was_cut_off_is_dropped(tmp_path):
+    write(tmp_path, 0, (2,), 1.0)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("\n,7")
+    write(tmp_path, 2, (4,), 0.5)
+    assert rows(tmp_path) == [(2, "1"), (4, "0.5")]
+
+
+def test_a_disk_that_fills_while_rewriting_keeps_the_earlier_rows(tmp_path, monkeypatch):
+    write(tmp_path, 0, (2, 4), 1.0)
+
+    def full(self, rows):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("csv.DictWriter.writerows", full)
+    with pytest.raises(OSError, match="No space"):
+        MetricWriter(tmp_path, ("loss",), 4)
+    assert rows(tmp_path) == [(2, "1"), (4, "1")]
