@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """A class- and caption-free start: flow matching on the linear path with a small ADM U-Net."""
+    """Text to image by flow matching on the linear path, with a small ADM U-Net."""
     return ConfigDict(
         {
             "seed": 0,  # of parameters, data order and noise

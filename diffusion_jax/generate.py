@@ -77,7 +77,12 @@ def make_generate(
         num_steps = len(grid) - 1
         # Parts of the loop at a time only where somebody watches.
         stops = np.unique(np.linspace(0, num_steps, 11 if progress else 2).round().astype(int))
-        shared = {"params": params, "seed": np.uint32(seed), "guidance_scale": np.float32(guidance_scale), "grid": grid}
+        shared = {
+            "params": placement.replicate(params),
+            "seed": np.uint32(seed),
+            "guidance_scale": np.float32(guidance_scale),
+            "grid": grid,
+        }
         parts = []
         for start in range(0, len(indices), batch_size):
             batch = _padded({"index": np.asarray(indices), "cond": cond}, start, batch_size)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 AXIS = "data"
@@ -25,11 +26,13 @@ class Placement(NamedTuple):
     train: step(state, batch, axis_name) -> (state, metrics), to the function of the whole batch; the state is donated,
       stays one unstacked tree, and both outputs are the same on every device.
     map: fn(params, batch, axis_name) -> a tree of [B, ...], to the function of the whole batch.
+    replicate: a tree -> the same on every device, for what `map` is given again and again.
     """
 
     num_devices: int
     train: Callable[[Callable[..., Any]], Callable[..., Any]]
     map: Callable[[Callable[..., Any]], Callable[..., Any]]
+    replicate: Callable[[Any], Any]
 
 
 def all_mean(tree: Any, axis_name: str | None) -> Any:
@@ -55,9 +58,13 @@ def make_placement(name: str, devices: list[jax.Device] | None = None) -> Placem
     """
     devices = devices or jax.local_devices()
     if name == "single":
-        return Placement(1, _single_train(devices[0]), _single_map(devices[0]))
+        to_device = functools.partial(jax.device_put, device=devices[0])
+        return Placement(1, _single_train(devices[0]), _single_map(devices[0]), to_device)
     if name == "pmap":
-        return Placement(len(devices), functools.partial(_pmap_train, devices), functools.partial(_pmap_map, devices))
+        everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+        to_devices = functools.partial(jax.device_put, device=everywhere)
+        train, mapped = functools.partial(_pmap_train, devices), functools.partial(_pmap_map, devices)
+        return Placement(len(devices), train, mapped, to_devices)
     raise ValueError(f"placement must be one of {PLACEMENTS}; got {name!r}.")
 
 
