@@ -2,7 +2,7 @@
 
     python sample.py --checkpoint=runs/scenes
     python sample.py --checkpoint=runs/scenes --prompt="a large red circle on a white background" --num_samples=8
-    python sample.py --checkpoint=runs/scenes --prompts_file=prompts.txt --guidance_scale=4 --sampler=heun --num_steps=20
+    python sample.py --checkpoint=runs/scenes --prompts_file=prompts.txt --guidance_scale=1.5 --sampler=heun --num_steps=20
 
 Everything else about the model is inside the checkpoint. An image depends on the checkpoint, the seed and its number
 alone, not on the batch size or the devices.
