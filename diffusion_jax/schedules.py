@@ -111,11 +111,11 @@ def sigmoid(t: Float[Array, "..."], start: float = -3.0, end: float = 3.0, tau: 
         # S(-middle + gap / 2) - S(-middle - gap / 2), without the cancellation of two numbers near each other.
         return jnp.sinh(gap / 2) / (2 * jnp.cosh((middle - gap / 2) / 2) * jnp.cosh((middle + gap / 2) / 2))
 
-    def share(low: Array, high: Array) -> Array:  # of the whole curve, between two times
-        return logistic_difference(start / tau + span * (low + high) / 2, span * (high - low)) / whole
+    def stretch(low: Array, high: Array) -> Array:  # of the curve between two times
+        return logistic_difference(start / tau + span * (low + high) / 2, span * (high - low))
 
-    whole = logistic_difference(jnp.asarray((start + end) / 2 / tau, t.dtype), jnp.asarray(span, t.dtype))
-    return Level(jnp.sqrt(share(t, jnp.ones_like(t))), jnp.sqrt(share(jnp.zeros_like(t), t)))
+    signal, noise = stretch(t, jnp.ones_like(t)), stretch(jnp.zeros_like(t), t)
+    return Level(jnp.sqrt(signal / (signal + noise)), jnp.sqrt(noise / (signal + noise)))
 
 
 def shifted(schedule: Schedule, shift: float, power: float = 2.0) -> Schedule:
