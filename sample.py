@@ -2,7 +2,13 @@
 
     python sample.py --checkpoint=runs/scenes
     python sample.py --checkpoint=runs/scenes --prompt="a large red circle on a white background" --num_samples=8
-    python sample.py --checkpoint=runs/scenes --prompts_file=prompts.txt --guidance_scale=1.5 --sampler=heun --num_steps=20
+    python sample.py --checkpoint=runs/scenes --sampler=dpmpp_2m --num_steps=12 --guidance_scale=1.5 --guidance_interval=0.2,0.9
+
+From a picture: redraw it by a prompt (SDEdit), repaint the white part of a mask, or vary it by its own noise:
+
+    python sample.py --checkpoint=runs/scenes --prompt="..." --init_image=a.png --strength=0.7
+    python sample.py --checkpoint=runs/scenes --prompt="..." --init_image=a.png --mask=m.png
+    python sample.py --checkpoint=runs/scenes --prompt="..." --init_image=a.png --invert
 
 Everything else about the model is inside the checkpoint. An image depends on the checkpoint, the seed and its number
 alone, not on the batch size or the devices.
@@ -21,11 +27,75 @@ PROMPT = flags.DEFINE_multi_string(
 PROMPTS_FILE = flags.DEFINE_string("prompts_file", None, "A text file with one caption per line, added to --prompt.")
 LABEL = flags.DEFINE_multi_integer("label", [], "A class, for class-conditional models. Repeatable. [every class]")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Images per prompt or class.", lower_bound=1)
-GUIDANCE_SCALE = flags.DEFINE_float(
-    "guidance_scale", None, "Classifier-free guidance; 1 is off. [the config's]", lower_bound=0
+
+SAMPLER = flags.DEFINE_string(
+    "sampler",
+    None,
+    "ancestral, ddim, plms, euler, euler_ancestral, heun, midpoint, lms, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde or unipc; "
+    "docs/samplers.md compares them. [the config's]",
 )
-SAMPLER = flags.DEFINE_string("sampler", None, "ancestral, ddim, euler or heun. [the config's]")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Sampler steps. [the config's]", lower_bound=1)
+GRID = flags.DEFINE_string(
+    "grid", None, "The times visited: uniform, quadratic, shifted, karras, logsnr or respaced. [the config's]"
+)
+SPACING = flags.DEFINE_string(
+    "spacing", None, "Steps of a DDPM table for --grid=respaced: 250, ddim25, 10,15,20 or fast27. [the config's]"
+)
+ETA = flags.DEFINE_float(
+    "eta", None, "Noise of ddim, euler_ancestral and the _sde samplers; 0 is none. [each one's own]", lower_bound=0
+)
+ORDER = flags.DEFINE_integer(
+    "order", None, "Order of plms, lms and unipc. [each one's own]", lower_bound=1, upper_bound=4
+)
+CHURN = flags.DEFINE_float("churn", None, "heun: EDM's S_churn, noise added back on the way. [0]", lower_bound=0)
+TEMPERATURE = flags.DEFINE_float("temperature", None, "Of the first noise; GLIDE upsamples at 0.997. [1]", lower_bound=0)
+
+GUIDANCE = flags.DEFINE_string(
+    "guidance", None, "classifier_free, or autoguidance by --weak_checkpoint. [the config's]"
+)
+GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "How much further than the guide to go; 1 is off. [the config's]", lower_bound=0
+)
+GUIDANCE_INTERVAL = flags.DEFINE_list(
+    "guidance_interval", None, "LOW,HIGH: guide at times between them only, 0 is data and 1 noise. [0,1]"
+)
+GUIDANCE_COMBINE = flags.DEFINE_string(
+    "guidance_combine", None, "plain, rescaled (less over-exposure) or projected (APG: less saturation). [the config's]"
+)
+GUIDANCE_RESCALE = flags.DEFINE_float(
+    "guidance_rescale", None, "rescaled: share of the spread pulled back. [0.7]", lower_bound=0, upper_bound=1
+)
+NEGATIVE_PROMPT = flags.DEFINE_string("negative_prompt", None, "A caption to be guided away from. [the empty one]")
+WEAK_CHECKPOINT = flags.DEFINE_string("weak_checkpoint", None, "autoguidance: the weaker model, an earlier checkpoint.")
+THRESHOLD = flags.DEFINE_string(
+    "threshold", None, "Of predicted images: clip to the range, dynamic (Imagen's) or none. [the config's]"
+)
+
+INIT_IMAGE = flags.DEFINE_multi_string("init_image", [], "A picture to begin from; two with --interpolate --invert.")
+MASK = flags.DEFINE_string("mask", None, "A picture of --init_image's shape: white is redrawn, black is kept.")
+STRENGTH = flags.DEFINE_float(
+    "strength",
+    None,
+    "How far --init_image goes back to noise: 1 is all the way. [0.7; 1 with --mask, --edit or --invert]",
+    lower_bound=0,
+    upper_bound=1,
+)
+EDIT = flags.DEFINE_enum(
+    "edit",
+    None,
+    ["replace", "repaint", "product"],
+    "How the kept part is held: replace (GLIDE's), repaint (RePaint: slower, fits better) or product (a noisy picture is "
+    "denoised). [replace]",
+)
+RESAMPLES = flags.DEFINE_integer("resamples", 5, "repaint: how often each part of the way is gone.", lower_bound=1)
+OBSERVATION_NOISE = flags.DEFINE_float(
+    "observation_noise", 0.1, "product: deviation of the picture's noise, in [-1, 1] units.", lower_bound=0
+)
+INVERT = flags.DEFINE_bool("invert", False, "Find the noise that makes --init_image (DDIM inversion) and begin from it.")
+INTERPOLATE = flags.DEFINE_bool(
+    "interpolate", False, "Go from the first to the last sample's noise; with --invert from picture to picture."
+)
+
 SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0, upper_bound=2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images sampled at a time, over all devices.", lower_bound=1)
 OUT = flags.DEFINE_string("out", "samples", "Folder for the images; a new or empty one.")
@@ -37,7 +107,8 @@ flags.mark_flag_as_required("checkpoint")
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
     cli.use_compilation_cache()
-    from diffusion_jax import sampling  # after the flags are right: JAX takes seconds to import
+    low, high = cli.interval("guidance_interval", GUIDANCE_INTERVAL.value)
+    from diffusion_jax import pictures, sampling  # after the flags are right: JAX takes seconds to import
 
     sampling.run(
         sampling.Request(
@@ -46,14 +117,38 @@ def main(argv: list[str]) -> None:
             labels=tuple(LABEL.value),
             num_samples=NUM_SAMPLES.value,
             overrides={
-                "guidance_scale": GUIDANCE_SCALE.value,
                 "sampler": SAMPLER.value,
                 "num_steps": NUM_STEPS.value,
+                "grid": GRID.value,
+                "spacing": SPACING.value,
+                "eta": ETA.value,
+                "order": ORDER.value,
+                "churn": CHURN.value,
+                "temperature": TEMPERATURE.value,
+                "guidance": GUIDANCE.value,
+                "guidance_scale": GUIDANCE_SCALE.value,
+                "guidance_low": low,
+                "guidance_high": high,
+                "guidance_combine": GUIDANCE_COMBINE.value,
+                "guidance_rescale": GUIDANCE_RESCALE.value,
+                "threshold": THRESHOLD.value,
             },
             seed=SEED.value,
             batch_size=BATCH_SIZE.value,
             out=OUT.value,
             overwrite=OVERWRITE.value,
+            negative_prompt=NEGATIVE_PROMPT.value,
+            weak_checkpoint=WEAK_CHECKPOINT.value,
+            edit=pictures.Edit(
+                init_images=tuple(INIT_IMAGE.value),
+                mask=MASK.value,
+                strength=STRENGTH.value,
+                edit=EDIT.value,
+                resamples=RESAMPLES.value,
+                observation_noise=OBSERVATION_NOISE.value,
+                invert=INVERT.value,
+                interpolate=INTERPOLATE.value,
+            ),
         )
     )
 

@@ -86,6 +86,20 @@ def floats(flag: str, texts: list[str]) -> list[float]:
         raise UserError(f"--{flag}={','.join(texts)}: wants numbers such as 1,2,4.") from error
 
 
+def interval(flag: str, texts: list[str] | None) -> tuple[float | None, float | None]:
+    """The two ends of a flag LOW,HIGH within [0, 1]; two Nones where it is not given.
+
+    Raises:
+      UserError: it is no such interval.
+    """
+    if texts is None:
+        return None, None
+    values = floats(flag, texts)
+    if len(values) != 2 or not 0 <= values[0] <= values[1] <= 1:
+        raise UserError(f"--{flag}={','.join(texts)}: wants LOW,HIGH within 0 and 1, such as 0.2,0.9.")
+    return values[0], values[1]
+
+
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """A writer's thread that meets a full disk says so at length; the main thread meets it too, and tells it in a line."""
     if not isinstance(failure.exc_value, OSError):

@@ -1,105 +1,226 @@
 """Conditions -> images, in batches over all devices. Image i depends on (parameters, seed, i, its condition) alone."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from diffusion_jax import images, samplers
+from diffusion_jax import editing, guidance, images, samplers
 from diffusion_jax.denoiser import Cond, Denoiser
-from diffusion_jax.guidance import classifier_free, clip_x0
 from diffusion_jax.keys import keys_per_example
 from diffusion_jax.models import Params
+from diffusion_jax.predictions import Parameterization
 from diffusion_jax.samplers import Sampler
-from diffusion_jax.schedules import Schedule
+from diffusion_jax.schedules import Schedule, level_like
 from diffusion_jax.training.placement import Placement
 
 Progress = Callable[[int], None]
+GUIDANCES = ("classifier_free", "autoguidance")
+COMBINES = ("plain", "rescaled", "projected")
+THRESHOLDS = ("none", "clip", "dynamic")
+EDITS = ("none", "replace", "repaint", "product")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How images are sampled, as far as it is compiled in. Its numbers are `Knobs`, which are not.
+
+    sampler: the method.
+    guidance: one of GUIDANCES; a model without condition is guided by autoguidance alone.
+    combine: one of COMBINES.
+    interval: whether guidance is limited to times in [knobs.guidance_low, knobs.guidance_high].
+    threshold: one of THRESHOLDS, for predicted x0.
+    edit: one of EDITS: what holds the known part of `Inputs.picture`.
+    """
+
+    sampler: Sampler
+    guidance: str = "classifier_free"
+    combine: str = "plain"
+    interval: bool = False
+    threshold: str = "clip"
+    edit: str = "none"
+
+
+class Knobs(NamedTuple):
+    """Run-time numbers of sampling: changing one compiles nothing. Each is what the function that it is given to calls so."""
+
+    guidance_scale: float = 1.0
+    guidance_low: float = 0.0
+    guidance_high: float = 1.0
+    rescale: float = 0.0
+    parallel: float = 0.0
+    norm_limit: float = float("inf")
+    quantile: float = 0.995
+    deviation: float = 0.0
+    temperature: float = 1.0
+
+
+class Inputs(NamedTuple):
+    """What sampling may begin from or be guided by, beside the condition; [N, ...] arrays, a row per image.
+
+    null_cond: guided away from, in place of the model's null condition (a negative prompt).
+    weak_params: of autoguidance's weak model.
+    picture: float [N, H, W, C] in [-1, 1]; sampling starts from it where `begin` > 0, and `mask` says what of it is kept.
+    mask: [N, H, W, 1], True where the picture is kept.
+    latents: [N, H, W, C], the state at grid[begin], in place of fresh noise.
+    begin: the first step taken.
+    """
+
+    null_cond: Cond | None = None
+    weak_params: Params | None = None
+    picture: Float[np.ndarray, "N H W C"] | None = None
+    mask: Bool[np.ndarray, "N H W 1"] | None = None
+    latents: Float[np.ndarray, "N H W C"] | None = None
+    begin: int = 0
 
 
 def make_generate(
     denoiser_of: Callable[[Params], Denoiser],
     null_cond: Cond,
     schedule: Schedule,
-    sampler: Sampler,
     image_shape: tuple[int, int, int],
     placement: Placement,
-    clip: bool,
+    method: Method,
+    rescale_space: Parameterization,
 ) -> Callable[..., np.ndarray]:
     """A function that samples images.
 
-    The whole sampling loop is one compiled program; parameters, seed, condition, guidance scale and the grid's values
-    are its run-time inputs. It compiles once for a batch size and a number of steps.
+    The whole sampling loop is one compiled program; parameters, seed, conditions, knobs, pictures and the grid's values
+    are its run-time inputs. It compiles once for a batch size and a number of steps; what makes the first state is a second,
+    tiny program.
 
     Args:
       denoiser_of: params -> Denoiser.
-      null_cond: the null condition of one example; {} for a model without condition, which is not guided.
-      schedule: the forward process, for clipping.
-      sampler: the method.
+      null_cond: the null condition of one example; {} for a model without condition.
+      schedule: the forward process.
       image_shape: (H, W, C).
       placement: devices to spread a batch over.
-      clip: clamp predicted x0 to [-1, 1].
+      method: what is compiled in.
+      rescale_space: where `guidance.rescaled` measures the spread.
 
     Returns:
-      generate(params, cond [N, ...], indices [N], seed, guidance_scale, grid, batch_size, progress=None) -> uint8
-      [N, H, W, C]. `progress` is called with the steps done since the last call, of (batches) x (steps) in all.
+      generate(params, cond [N, ...], indices [N], seed, knobs, grid, batch_size, progress=None, inputs=Inputs(), raw=False) ->
+      uint8 [N, H, W, C], or with raw float32 as the sampler left it. `progress` is called with the steps done since the last
+      call, of (batches) x (steps) in all.
     """
+
+    def start(shared: dict[str, Any], batch: dict[str, Any], axis_name: str | None) -> Array:
+        keys = keys_per_example(jax.random.key(shared["seed"]), batch["index"])
+        if "picture" in batch:
+            return editing.sdedit_start(schedule, batch["picture"], shared["t"], keys)
+        level = level_like(schedule, shared["t"], jnp.zeros((1, *image_shape)))
+        return shared["temperature"] * samplers.initial_noise(keys, image_shape, level)
 
     def program(shared: dict[str, Any], batch: dict[str, Any], axis_name: str | None) -> tuple[Array, Any]:
         keys = keys_per_example(jax.random.key(shared["seed"]), batch["index"])
-        denoiser = denoiser_of(shared["params"])
-        if jax.tree.leaves(null_cond):
-            denoiser = classifier_free(denoiser, null_cond, shared["guidance_scale"])
-        if clip:
-            denoiser = clip_x0(denoiser, schedule)
-        noise = samplers.initial_noise(keys, image_shape)
-        fresh = (noise, sampler.init(noise))
-        carry = jax.tree.map(lambda new, old: jnp.where(shared["first"] == 0, new, old), fresh, batch["carry"])
+        denoiser = _guided(method, denoiser_of, schedule, rescale_space, shared)
+        denoiser, sampler = _edited(method, denoiser, schedule, shared["knobs"], batch)
+        carry = batch["x"], batch["state"]
         return samplers.run(
             sampler, denoiser, carry, shared["grid"], batch["cond"], keys, shared["first"], shared["last"]
         )
 
-    compiled = placement.map(program)
+    compiled_start, compiled = placement.map(start), placement.map(program)
 
     def generate(
         params: Params,
         cond: Cond,
         indices: Int[np.ndarray, "N"],
         seed: int,
-        guidance_scale: float,
+        knobs: Knobs,
         grid: Float[Array, "T+1"],
         batch_size: int,
         progress: Progress | None = None,
+        inputs: Inputs = Inputs(),  # noqa: B008 (a tuple of Nones)
+        raw: bool = False,
     ) -> np.ndarray:
+        grid = np.asarray(grid, np.float32)
         num_steps = len(grid) - 1
         # Parts of the loop at a time only where somebody watches.
-        stops = np.unique(np.linspace(0, num_steps, 11 if progress else 2).round().astype(int))
+        stops = np.unique(np.linspace(inputs.begin, num_steps, 11 if progress else 2).round().astype(int))
+        null = null_cond if inputs.null_cond is None else inputs.null_cond
+        at_start = {"seed": np.uint32(seed), "t": grid[inputs.begin], "temperature": np.float32(knobs.temperature)}
         shared = {
             "params": placement.replicate(params),
             "seed": np.uint32(seed),
-            "guidance_scale": np.float32(guidance_scale),
+            "knobs": jax.tree.map(np.float32, knobs),
+            "null_cond": null,
             "grid": grid,
         }
+        if method.guidance == "autoguidance":
+            shared["weak_params"] = placement.replicate(inputs.weak_params)
+        rows = {"index": np.asarray(indices), "cond": cond}
+        if method.edit != "none":
+            rows |= {"known": inputs.picture, "mask": inputs.mask}
+        first_rows = {"index": rows["index"]} | ({"picture": inputs.picture} if inputs.begin else {})
         parts = []
-        for start in range(0, len(indices), batch_size):
-            batch = _padded({"index": np.asarray(indices), "cond": cond}, start, batch_size)
-            x = jnp.zeros((batch_size, *image_shape))
-            carry = jax.tree.map(
-                lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda x: (x, sampler.init(x)), x)
-            )
+        for offset in range(0, len(indices), batch_size):
+            batch = _padded(rows, offset, batch_size)
+            if inputs.latents is None:
+                x = compiled_start(at_start, _padded(first_rows, offset, batch_size))
+            else:
+                x = _padded(np.asarray(inputs.latents, np.float32), offset, batch_size)
+            carry = x, method.sampler.init(jnp.asarray(x))
             for first, last in zip(stops, stops[1:], strict=False):
                 bounds = {"first": np.int32(first), "last": np.int32(last)}
-                carry = compiled(shared | bounds, batch | {"carry": carry})
+                carry = compiled(shared | bounds, batch | {"x": carry[0], "state": carry[1]})
                 if progress:
                     jax.block_until_ready(carry)
                     progress(int(last - first))
-            parts.append(images.to_uint8(carry[0])[: len(indices) - start])
-        return np.concatenate(parts)
+            parts.append(np.asarray(carry[0])[: len(indices) - offset])
+        made = np.concatenate(parts)
+        if method.edit in ("replace", "repaint"):
+            made = np.where(inputs.mask, inputs.picture, made)  # what is known is left to the last bit, by every sampler
+        return made if raw else images.to_uint8(made)
 
     return generate
+
+
+def _guided(
+    method: Method,
+    denoiser_of: Callable[[Params], Denoiser],
+    schedule: Schedule,
+    space: Parameterization,
+    shared: dict[str, Any],
+) -> Denoiser:
+    """Network -> guidance -> interval -> threshold of x0, with the run-time values of `shared`."""
+    knobs, plain = shared["knobs"], denoiser_of(shared["params"])
+    combine = {
+        "plain": guidance.extrapolate,
+        "rescaled": guidance.rescaled(schedule, space, knobs.rescale),
+        "projected": guidance.projected(schedule, knobs.parallel, knobs.norm_limit),
+    }[method.combine]
+    guided = plain
+    if method.guidance == "autoguidance":
+        guided = guidance.autoguidance(plain, denoiser_of(shared["weak_params"]), knobs.guidance_scale, combine)
+    elif shared["null_cond"]:
+        guided = guidance.classifier_free(plain, shared["null_cond"], knobs.guidance_scale, combine)
+    if method.interval and guided is not plain:
+        guided = guidance.within_interval(guided, plain, knobs.guidance_low, knobs.guidance_high)
+    if method.threshold == "dynamic":
+        return guidance.dynamic_threshold(guided, schedule, knobs.quantile)
+    return guidance.clip_x0(guided, schedule) if method.threshold == "clip" else guided
+
+
+def _edited(
+    method: Method, denoiser: Denoiser, schedule: Schedule, knobs: Knobs, batch: dict[str, Any]
+) -> tuple[Denoiser, Sampler]:
+    """The denoiser and sampler that hold the known part of a picture."""
+    if method.edit == "replace":
+        return editing.replace_known(denoiser, schedule, batch["known"], batch["mask"]), method.sampler
+    if method.edit == "product":
+        deviation = jnp.where(batch["mask"], knobs.deviation, jnp.inf)
+        return editing.posterior_product(denoiser, schedule, batch["known"], deviation, DATA_VARIANCE), method.sampler
+    if method.edit == "repaint":
+        return denoiser, editing.repaint(method.sampler, schedule, batch["known"], batch["mask"])
+    return denoiser, method.sampler
+
+
+DATA_VARIANCE = 0.25  # of images in [-1, 1], EDM's sigma_data^2
 
 
 def _padded(tree: Any, start: int, size: int) -> Any:

@@ -8,15 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import tqdm
-from ml_collections import ConfigDict
 
 import diffusion_jax
-from diffusion_jax import build, images
+from configs.default import get_config as default_config
+from diffusion_jax import build, images, pictures, samplers, schedules
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.errors import UserError
+from diffusion_jax.generate import Inputs, Knobs
+from diffusion_jax.keys import keys_per_example
 from diffusion_jax.models import Params
+from diffusion_jax.samplers.ddim import ddim
 from diffusion_jax.training import checkpoint
+from diffusion_jax.training.placement import Placement
 
 RESULTS = "samples.json"
 MAX_GRID_ROWS = 32
@@ -44,6 +48,9 @@ class Request:
     batch_size: int
     out: str
     overwrite: bool = False
+    negative_prompt: str | None = None
+    weak_checkpoint: str | None = None
+    edit: pictures.Edit = pictures.Edit()
 
 
 def load(path: str, overrides: dict[str, Any]) -> Loaded:
@@ -58,7 +65,13 @@ def load(path: str, overrides: dict[str, Any]) -> Loaded:
     """
     workdir, step = checkpoint.find(path)
     saved, text = checkpoint.read_texts(workdir, step)
-    config = ConfigDict(_tuples(saved))
+    config = default_config()  # fields that came after the checkpoint keep their defaults, which change nothing
+    for group, fields in _tuples(saved).items():
+        if isinstance(fields, dict):
+            known = {name: value for name, value in fields.items() if name in config.get(group, {})}
+            config[group].update(known)
+        elif group in config:
+            config[group] = fields
     config.sample.update({name: value for name, value in overrides.items() if value is not None})
     model = build.model(config, CaptionTokenizer.from_json(text) if text else None)
     template = jax.eval_shape(model.network.init, jax.random.key(0))
@@ -81,26 +94,81 @@ def run(request: Request) -> None:
     Raises:
       UserError: for what the user can mend.
     """
+    pictures.check(request.edit)
     out = _new_folder(request.out, request.overwrite)
     loaded = load(request.checkpoint, request.overrides)
     model, place = loaded.model, build.placement(loaded.model.config)
     names, cond = _conditions(model, request)
     count, batch_size = len(names) * request.num_samples, request.batch_size
     batch_size = -(-min(batch_size, count) // place.num_devices) * place.num_devices
+    every = np.arange(count) % len(names)
+    cond = jax.tree.map(lambda leaf: np.asarray(leaf)[every], cond)
+    given = pictures.read(request.edit, model.image_shape)
+    knobs = build.knobs(model)._replace(deviation=request.edit.observation_noise)
+    plan = pictures.plan(request.edit, given, build.grid(model), _draw(loaded, place, count, request.seed, knobs))
+    inputs = plan.inputs._replace(**_guided_by(request, loaded))
+    steps = len(plan.grid) - 1 - inputs.begin
     config = model.config.sample
     print(
         f"step {loaded.step} of {loaded.workdir}: {count} images of {len(names)} conditions, {config.sampler} with "
-        f"{config.num_steps} steps, guidance {config.guidance_scale:g}, seed {request.seed}"
+        f"{steps} steps, guidance {config.guidance_scale:g}, seed {request.seed}{plan.remark}"
     )
-    generate, grid = build.generate(model, place), build.grid(model)
-    every = np.arange(count) % len(names)
-    cond = jax.tree.map(lambda leaf: np.asarray(leaf)[every], cond)
-    steps = -(-count // batch_size) * config.num_steps
-    with tqdm.tqdm(total=steps, desc="sample", unit="step", dynamic_ncols=True) as bar:
+    generate = build.generate(model, place, plan.edit)
+    total = -(-count // batch_size) * steps
+    with tqdm.tqdm(total=total, desc="sample", unit="step", dynamic_ncols=True) as bar:
         made = generate(
-            loaded.params, cond, np.arange(count), request.seed, config.guidance_scale, grid, batch_size, bar.update
+            loaded.params, cond, np.arange(count), request.seed, knobs, plan.grid, batch_size, bar.update, inputs
         )
-    _write(out, made, names, every, loaded, request)
+    _write(out, made, names, every, given.rows(), loaded, request)
+
+
+def _draw(loaded: Loaded, place: Placement, count: int, seed: int, knobs: Knobs) -> pictures.Draw:
+    """The model's part in an edit."""
+    model = loaded.model
+    schedule, shape = model.process.schedule, model.image_shape
+
+    def noise(indices: np.ndarray) -> np.ndarray:
+        level = schedules.level_like(schedule, build.grid(model)[0], np.zeros((1, *shape), np.float32))
+        keys = keys_per_example(jax.random.key(seed), indices)
+        return knobs.temperature * np.asarray(samplers.initial_noise(keys, shape, level))
+
+    def invert(given: np.ndarray, grid: np.ndarray) -> np.ndarray:
+        if len(grid) < 3:
+            raise UserError("--invert needs at least two steps: raise --num_steps or --strength.")
+        generate = build.generate(model, place, method=ddim(schedule))
+        size = -(-len(given) // place.num_devices) * place.num_devices
+        nothing = jax.tree.map(lambda leaf: np.stack([leaf] * len(given)), model.null_cond)
+        up, unguided = grid[:-1][::-1], knobs._replace(guidance_scale=1.0)
+        inputs = Inputs(latents=given)
+        return generate(
+            loaded.params, nothing, np.arange(len(given)), seed, unguided, up, size, inputs=inputs, raw=True
+        )
+
+    return pictures.Draw(count, noise, invert)
+
+
+def _guided_by(request: Request, loaded: Loaded) -> dict[str, Any]:
+    """What guidance turns away from: a negative prompt, a weaker checkpoint."""
+    model, guided_by = loaded.model, {}
+    weak = model.config.sample.guidance == "autoguidance"
+    if weak != (request.weak_checkpoint is not None):
+        raise UserError(
+            "--guidance=autoguidance and --weak_checkpoint=DIR/checkpoints/STEP go together: it is guided away from that "
+            "weaker model, usually an earlier checkpoint of the same run."
+        )
+    if request.weak_checkpoint:
+        other = load(request.weak_checkpoint, {})
+        shapes, wanted = (jax.tree.map(np.shape, params) for params in (other.params, loaded.params))
+        if shapes != wanted:
+            raise UserError(f"--weak_checkpoint={request.weak_checkpoint} is of another network than --checkpoint.")
+        guided_by["weak_params"] = other.params
+    if request.negative_prompt is not None:
+        if weak or model.config.model.condition != "text":
+            raise UserError("--negative_prompt needs a text model and --guidance=classifier_free.")
+        guided_by["null_cond"] = jax.tree.map(
+            lambda leaf: leaf[0], build.prompt_cond(model, [request.negative_prompt])
+        )
+    return guided_by
 
 
 def _new_folder(path: str, overwrite: bool) -> pathlib.Path:
@@ -156,14 +224,20 @@ def _remark(model: build.Model, prompt: str) -> None:
 
 
 def _write(
-    out: pathlib.Path, made: np.ndarray, names: tuple[str, ...], every: np.ndarray, loaded: Loaded, request: Request
+    out: pathlib.Path,
+    made: np.ndarray,
+    names: tuple[str, ...],
+    every: np.ndarray,
+    given: list[tuple[str, np.ndarray]],
+    loaded: Loaded,
+    request: Request,
 ) -> None:
     files = [f"{i:06d}.png" for i in range(len(made))]
     try:
         for file, image in zip(files, made, strict=True):
             images.save_png(images.to_pil(image), out / file)
         rows = [(name, made[every == c]) for c, name in enumerate(names[:MAX_GRID_ROWS])]
-        images.save_png(images.labelled_grid(rows), out / "grid.png")
+        images.save_png(images.labelled_grid(given + rows), out / "grid.png")
         kind = loaded.model.config.model.condition
         what = {"text": "prompts", "label": "labels"}.get(kind)
         values = np.asarray(request.labels or range(len(names)) if kind == "label" else names)[every]
@@ -176,6 +250,9 @@ def _write(
             "step": loaded.step,
             "seed": request.seed,
             "sample": loaded.model.config.sample.to_dict(),
+            "negative_prompt": request.negative_prompt,
+            "weak_checkpoint": request.weak_checkpoint,
+            "edit": dataclasses.asdict(request.edit),
             "images": [
                 {"file": f, "index": i, "condition": names[c]}
                 for i, (f, c) in enumerate(zip(files, every, strict=True))

@@ -6,7 +6,8 @@ A sampler is a pair of pure functions:
     step(denoise, x_t, t, s, keys, state) -> (x_s, state)              one step from t down to s < t
 
 `denoise(x_t, t) -> Prediction` is a Denoiser with its condition bound. `keys` [B] are fresh at each step, one per
-example, so that example i never depends on its batch-mates.
+example, so that example i never depends on its batch-mates. Every leaf of a state is [B, ...], since a batch may be spread over
+devices; a time that is remembered stands there once per example.
 """
 
 from collections.abc import Callable
@@ -19,15 +20,20 @@ from jaxtyping import Array, Float, Int, Key
 from diffusion_jax.denoiser import Cond, Denoiser
 from diffusion_jax.keys import fold_in, normal_per_example
 from diffusion_jax.predictions import Prediction
+from diffusion_jax.schedules import Level
 
 Denoise: TypeAlias = Callable[[Float[Array, "B ..."], Float[Array, ""]], Prediction]
 
 
 class Sampler(NamedTuple):
-    """A sampling method; see the module's docstring for the two signatures."""
+    """A sampling method; see the module's docstring for the two signatures.
+
+    uses_mean_gradient: whether it shifts its mean by a Prediction's mean_gradient; the others refuse one.
+    """
 
     init: Callable[[Float[Array, "B ..."]], Any]
     step: Callable[..., tuple[Float[Array, "B ..."], Any]]
+    uses_mean_gradient: bool = False
 
 
 def sample(
@@ -73,7 +79,13 @@ def run(
 
     def body(i: Array, carry: tuple) -> tuple:
         def denoise(x: Float[Array, "B ..."], t: Float[Array, ""]) -> Prediction:
-            return denoiser(x, t, cond)
+            prediction = denoiser(x, t, cond)
+            if prediction.mean_gradient is not None and not sampler.uses_mean_gradient:
+                raise ValueError(
+                    "this sampler has no noise whose mean could be shifted. Use the ancestral sampler, or guide by the score "
+                    "(guidance.classifier's shift='score')."
+                )
+            return prediction
 
         x, state = carry
         return sampler.step(denoise, x, grid[i], grid[i + 1], fold_in(keys, i), state)
@@ -86,9 +98,19 @@ def no_state(x_t: Float[Array, "B ..."]) -> tuple:
     return ()
 
 
-def initial_noise(keys: Key[Array, "B"], shape: tuple[int, ...]) -> Float[Array, "B ..."]:
-    """x at t = 1, where sigma = 1: unit normal, from a stream apart from the one that the steps use."""
-    return normal_per_example(fold_in(keys, INITIAL_NOISE), shape)
+def initial_noise(
+    keys: Key[Array, "B"], shape: tuple[int, ...], level: Level | None = None
+) -> Float[Array, "B ..."]:
+    """The first state: unit normal, from a stream apart from the one that the steps use.
+
+    Args:
+      keys: one per example.
+      shape: of one example.
+      level: the schedule's at the first time, to scale by sqrt(alpha^2 + sigma^2), the spread there of data of unit variance:
+        1 where variance is preserved, sigma_max for EDM. None is 1.
+    """
+    noise = normal_per_example(fold_in(keys, INITIAL_NOISE), shape)
+    return noise if level is None else jnp.hypot(level.alpha, level.sigma) * noise
 
 
 INITIAL_NOISE = 2**31 - 1  # folded into a key for x_T; step numbers are far below

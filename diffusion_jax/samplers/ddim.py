@@ -13,6 +13,7 @@ def ddim(schedule: Schedule, eta: float = 0.0) -> Sampler:
         d = eta sigma_s / sigma_t sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2).
 
     Order: 1 at eta = 0, for any schedule (there it is the probability-flow ODE solved exactly for a constant eps and x0).
+    At eta = 0 it also goes upwards, to s > t: DDIM's reverse (`editing.invert`).
 
     Args:
       schedule: the forward process.
