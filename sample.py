@@ -48,7 +48,9 @@ ORDER = flags.DEFINE_integer(
     "order", None, "Order of plms, lms and unipc. [each one's own]", lower_bound=1, upper_bound=4
 )
 CHURN = flags.DEFINE_float("churn", None, "heun: EDM's S_churn, noise added back on the way. [0]", lower_bound=0)
-TEMPERATURE = flags.DEFINE_float("temperature", None, "Of the first noise; GLIDE upsamples at 0.997. [1]", lower_bound=0)
+TEMPERATURE = flags.DEFINE_float(
+    "temperature", None, "Of the first noise; GLIDE upsamples at 0.997. [1]", lower_bound=0
+)
 
 GUIDANCE = flags.DEFINE_string(
     "guidance", None, "classifier_free, or autoguidance by --weak_checkpoint. [the config's]"
@@ -91,7 +93,9 @@ RESAMPLES = flags.DEFINE_integer("resamples", 5, "repaint: how often each part o
 OBSERVATION_NOISE = flags.DEFINE_float(
     "observation_noise", 0.1, "product: deviation of the picture's noise, in [-1, 1] units.", lower_bound=0
 )
-INVERT = flags.DEFINE_bool("invert", False, "Find the noise that makes --init_image (DDIM inversion) and begin from it.")
+INVERT = flags.DEFINE_bool(
+    "invert", False, "Find the noise that makes --init_image (DDIM inversion) and begin from it."
+)
 INTERPOLATE = flags.DEFINE_bool(
     "interpolate", False, "Go from the first to the last sample's noise; with --invert from picture to picture."
 )

@@ -45,13 +45,26 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",  # of the blocks' arithmetic: float32 or bfloat16; parameters are float32
             },
             "diffusion": {
-                "schedule": "linear_path",  # linear_path, cosine, linear, ddpm_linear or ddpm_cosine
+                "schedule": "linear_path",  # linear_path, cosine, linear, sigmoid, edm, or a table of betas: ddpm_linear,
+                #   ddpm_cosine (or ddpm_squaredcos_cap_v2), ddpm_quadratic, ddpm_sigmoid, ddpm_sigmoid_alpha_bar, ddpm_const,
+                #   ddpm_jsd, ddpm_warmup10 or ddpm_warmup50
+                "schedule_shift": 1.0,  # factor of sigma / alpha for larger images, their side over the schedule's own; 1 is off
+                "sigma_max": 80.0,  # edm: noise at t = 1, in units of the data
                 "num_table_steps": 1000,  # T of the ddpm_ schedules
-                "parameterization": "velocity",  # what the network outputs: x0, eps, v, velocity or score
-                "loss_space": "velocity",  # where its error is measured: the same names
-                "time": "logit_normal",  # distribution of the training time: logit_normal or uniform
-                "time_mean": 0.0,  # logit_normal: positive leans to noise
-                "time_std": 1.0,
+                "zero_terminal_snr": False,  # ddpm_: rescale the table so that its last step is pure noise
+                "parameterization": "velocity",  # what the network outputs: x0, eps, v, velocity, score, edm or previous (ddpm_)
+                "sigma_data": 0.5,  # edm, as parameterization, schedule or weight: standard deviation of the data
+                "variance": "small",  # of the reverse step: small, large, or by the network (ddpm_): learned or learned_range
+                "objective": "denoising",  # the error in loss_space; or improved DDPM's (ddpm_): mse, rescaled_mse, kl, rescaled_kl
+                "loss_space": "velocity",  # where denoising's error is measured: the names of parameterization
+                "distance": "l2",  # of denoising's error: l2, l1 or huber
+                "weight": "none",  # of the error of eps by noise level: none, min_snr, p2, edm or sigmoid
+                "weight_gamma": 5.0,  # min_snr: most that an error of x0 weighs, 5 is usual; p2: the power, 1 is usual
+                "weight_bias": 0.0,  # sigmoid: the logsnr below which noise counts in full
+                "time": "logit_normal",  # distribution of the training time: logit_normal, uniform, log_normal_sigma (EDM's), or
+                #   for ddpm_ schedules discrete_uniform or loss_second_moment (steps with large losses more often)
+                "time_mean": 0.0,  # logit_normal: positive leans to noise; log_normal_sigma: of log sigma, -1.2 in EDM
+                "time_std": 1.0,  # of the same; 1.2 in EDM
                 "cond_dropout": 0.1,  # probability of the null condition, for classifier-free guidance
             },
             "optimizer": {
@@ -74,14 +87,30 @@ def get_config() -> ConfigDict:
                 "checkpoints_to_keep": 3,
             },
             "sample": {
-                "sampler": "ddim",  # ancestral, ddim, euler or heun
-                "eta": 0.0,  # ddim: 0 is deterministic
-                "grid": "uniform",  # uniform, quadratic or shifted
+                "sampler": "ddim",  # see build.SAMPLERS: ancestral, ddim, plms, euler, euler_ancestral, heun, midpoint, lms,
+                #   dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde or unipc
+                "eta": -1.0,  # noise of ddim, euler_ancestral and the _sde samplers; below 0 is each one's own (0, 1, 1)
+                "order": 0,  # of plms, lms and unipc; 0 is each one's own
+                "churn": 0.0,  # heun: EDM's S_churn, noise added back over the whole run
+                "grid": "uniform",  # uniform, quadratic, shifted, karras, logsnr or respaced
                 "shift": 3.0,  # shifted: above 1 spends more steps at high noise
-                "num_steps": 50,
+                "rho": 7.0,  # karras: above 1 spends more steps at low noise
+                "sigma_min": 0.002,  # karras and logsnr: sigma / alpha of the last step before the data
+                "sigma_max": 80.0,  # karras and logsnr: of the first step
+                "spacing": "250",  # respaced: ADM's and GLIDE's strings ("250", "ddim25", "10,15,20", "fast27"); ddpm_ schedules
+                "num_steps": 50,  # for all grids but respaced
                 "start": 1.0,  # the grid's first time; below 1 for eps networks on schedules that end without signal
+                "guidance": "classifier_free",  # or autoguidance, by an earlier checkpoint
                 "guidance_scale": 3.0,  # 1 is off
-                "clip_x0": True,  # clamp predicted images to [-1, 1]
+                "guidance_combine": "plain",  # plain, rescaled or projected (APG)
+                "guidance_low": 0.0,  # no guidance at times below
+                "guidance_high": 1.0,  # no guidance at times above
+                "guidance_rescale": 0.7,  # rescaled: share of the spread that is pulled back
+                "apg_parallel": 0.0,  # projected: share of the part along x0 that is kept
+                "apg_norm": 0.0,  # projected: limit of the difference's norm over an image; 0 is none
+                "threshold": "clip",  # of predicted images: clip to [-1, 1], dynamic (Imagen) or none
+                "threshold_quantile": 0.995,  # dynamic: of the absolute pixel values
+                "temperature": 1.0,  # of the first noise; 0.997 in GLIDE's upsampler
                 "samples_per_prompt": 4,
                 "prompts": (  # of the grids that training shows
                     "a large red circle on a white background",

@@ -1,6 +1,7 @@
 """Names in a config -> objects. The only reader of a config inside the package."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,12 +11,12 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from diffusion_jax import grids, images, losses, schedules
+from diffusion_jax import grids, images, losses, posterior, predictions, schedules, times, weights
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.data.pipeline import Example, Source, as_text
-from diffusion_jax.denoiser import Cond, Denoiser, make_denoiser
+from diffusion_jax.denoiser import Cond, Denoiser, feed, make_denoiser
 from diffusion_jax.errors import UserError, unknown_name
-from diffusion_jax.generate import make_generate
+from diffusion_jax.generate import COMBINES, EDITS, GUIDANCES, THRESHOLDS, Knobs, Method, make_generate
 from diffusion_jax.guidance import drop_condition
 from diffusion_jax.keys import fold_in
 from diffusion_jax.models import Network, Params
@@ -25,20 +26,30 @@ from diffusion_jax.predictions import PARAMETERIZATIONS, Parameterization
 from diffusion_jax.samplers import Sampler
 from diffusion_jax.samplers.ancestral import ancestral
 from diffusion_jax.samplers.ddim import ddim
+from diffusion_jax.samplers.dpmpp_2m import dpmpp_2m
+from diffusion_jax.samplers.dpmpp_2m_sde import dpmpp_2m_sde
+from diffusion_jax.samplers.dpmpp_3m_sde import dpmpp_3m_sde
 from diffusion_jax.samplers.euler import euler
+from diffusion_jax.samplers.euler_ancestral import euler_ancestral
 from diffusion_jax.samplers.heun import heun
+from diffusion_jax.samplers.lms import lms
+from diffusion_jax.samplers.midpoint import midpoint
+from diffusion_jax.samplers.plms import plms
+from diffusion_jax.samplers.unipc import unipc
 from diffusion_jax.schedules import Schedule
+from diffusion_jax.times import LossHistory
 from diffusion_jax.training.placement import PLACEMENTS, Placement, make_placement
-from diffusion_jax.training.step import Batch, LossPerExample
+from diffusion_jax.training.step import Batch, LossPerExample, Record
 
 NETWORK_TIME_SCALE = 1000.0  # continuous times reach the network in DDPM's unit, for which its embedding was made
 
 
 class Process(NamedTuple):
-    """A forward process and how a network is told the time of it."""
+    """A forward process, how a network is told the time of it, and by what x_t is scaled before it sees it (None is 1)."""
 
     schedule: Schedule
     network_time: Callable[[Float[Array, "..."]], Float[Array, "..."]]
+    input_scale: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = None
 
 
 class Model(NamedTuple):
@@ -53,40 +64,121 @@ class Model(NamedTuple):
     image_shape: tuple[int, int, int]
 
 
-def _continuous(schedule: Schedule, config: ConfigDict) -> Process:
-    return Process(schedule, lambda t: NETWORK_TIME_SCALE * t)
+def _continuous(schedule: Schedule, power: float, config: ConfigDict) -> Process:
+    return Process(_shifted(schedule, power, config), lambda t: NETWORK_TIME_SCALE * t)
+
+
+def _edm(config: ConfigDict) -> Process:
+    schedule = _shifted(functools.partial(schedules.edm, sigma_max=config.diffusion.sigma_max), math.inf, config)
+    return Process(schedule, lambda t: jnp.log(schedules.edm_sigma(schedule(t))) / 4)
 
 
 def _table(betas: Callable[[int], np.ndarray], config: ConfigDict) -> Process:
     steps = config.diffusion.num_table_steps
-    return Process(schedules.from_betas(betas(steps)), functools.partial(schedules.discrete_step, num_steps=steps))
+    table = betas(steps)
+    if config.diffusion.zero_terminal_snr:
+        table = schedules.zero_terminal_snr(table)
+    schedule = _shifted(schedules.from_betas(table), 2, config)
+    return Process(schedule, functools.partial(schedules.discrete_step, num_steps=steps))
 
 
+def _shifted(schedule: Schedule, power: float, config: ConfigDict) -> Schedule:
+    shift = config.diffusion.schedule_shift
+    return schedule if shift == 1 else schedules.shifted(schedule, shift, power)
+
+
+TABLE = "ddpm_"  # begins the names of schedules that are tables of betas
 SCHEDULES: dict[str, Callable[[ConfigDict], Process]] = {
-    "linear_path": functools.partial(_continuous, schedules.linear_path),
-    "cosine": functools.partial(_continuous, schedules.cosine),
-    "linear": functools.partial(_continuous, schedules.linear),
-    "ddpm_linear": functools.partial(_table, schedules.linear_betas),
-    "ddpm_cosine": functools.partial(_table, schedules.cosine_betas),
-}
+    "linear_path": functools.partial(_continuous, schedules.linear_path, 1),
+    "cosine": functools.partial(_continuous, schedules.cosine, 2),
+    "linear": functools.partial(_continuous, schedules.linear, 2),
+    "sigmoid": functools.partial(_continuous, schedules.sigmoid, 2),
+    "edm": _edm,
+} | {TABLE + name: functools.partial(_table, betas) for name, betas in schedules.BETAS.items()}
 SAMPLERS: dict[str, Callable[[Schedule, ConfigDict], Sampler]] = {
-    "ancestral": lambda schedule, config: ancestral(schedule),
-    "ddim": lambda schedule, config: ddim(schedule, config.sample.eta),
+    "ancestral": lambda schedule, config: ancestral(schedule, config.diffusion.variance),
+    "ddim": lambda schedule, config: ddim(schedule, _own(config.sample.eta, 0.0)),
+    "plms": lambda schedule, config: plms(schedule, config.sample.order or 4),
     "euler": lambda schedule, config: euler(schedule),
-    "heun": lambda schedule, config: heun(schedule),
+    "euler_ancestral": lambda schedule, config: euler_ancestral(schedule, _own(config.sample.eta, 1.0)),
+    "heun": lambda schedule, config: _heun(schedule, config),
+    "midpoint": lambda schedule, config: midpoint(schedule),
+    "lms": lambda schedule, config: lms(schedule, config.sample.order or 4),
+    "dpmpp_2m": lambda schedule, config: dpmpp_2m(schedule),
+    "dpmpp_2m_sde": lambda schedule, config: dpmpp_2m_sde(schedule, _own(config.sample.eta, 1.0)),
+    "dpmpp_3m_sde": lambda schedule, config: dpmpp_3m_sde(schedule, _own(config.sample.eta, 1.0)),
+    "unipc": lambda schedule, config: unipc(schedule, config.sample.order or 2),
 }
-GRIDS: dict[str, Callable[[ConfigDict], Float[Array, "N+1"]]] = {
-    "uniform": lambda sample: grids.uniform(sample.num_steps, sample.start),
-    "quadratic": lambda sample: grids.quadratic(sample.num_steps, sample.start),
-    "shifted": lambda sample: grids.shifted(sample.num_steps, sample.shift, sample.start),
+GRIDS: dict[str, Callable[[Schedule, ConfigDict], Float[Array, "N+1"]]] = {
+    "uniform": lambda schedule, config: grids.uniform(config.sample.num_steps, config.sample.start),
+    "quadratic": lambda schedule, config: grids.quadratic(config.sample.num_steps, config.sample.start),
+    "shifted": lambda schedule, config: grids.shifted(
+        config.sample.num_steps, config.sample.shift, config.sample.start
+    ),
+    "karras": lambda schedule, config: grids.karras(
+        schedule, config.sample.num_steps, config.sample.sigma_min, config.sample.sigma_max, config.sample.rho
+    ),
+    "logsnr": lambda schedule, config: grids.logsnr_uniform(
+        schedule,
+        config.sample.num_steps,
+        -2 * math.log(config.sample.sigma_max),
+        -2 * math.log(config.sample.sigma_min),
+    ),
+    "respaced": lambda schedule, config: _respaced(config),
 }
+
+
+def _own(value: float, default: float) -> float:
+    """A sampler's own default where the config leaves it to the sampler by a negative value."""
+    return default if value < 0 else value
+
+
+def _heun(schedule: Schedule, config: ConfigDict) -> Sampler:
+    coordinate = "edm_sigma" if config.diffusion.schedule == "edm" else "path"
+    return heun(schedule, coordinate, churn=config.sample.churn, num_steps=config.sample.num_steps)
+
+
+def _respaced(config: ConfigDict) -> Float[Array, "N+1"]:
+    if not config.diffusion.schedule.startswith("ddpm_"):
+        raise UserError(
+            f"the grid 'respaced' counts the steps of a table, and {config.diffusion.schedule} has none. Use "
+            "sample.grid=uniform, or a ddpm_ schedule."
+        )
+    return grids.respaced(config.diffusion.num_table_steps, config.sample.spacing)
+
+
 # An x0 network judged in another space is weighed by 1 / t^2 or so: exactly 0 must not be drawn.
 MIN_TIME = 1e-3
-TIMES: dict[str, Callable[[ConfigDict], Callable[..., Float[Array, "B"]]]] = {
-    "uniform": lambda config: functools.partial(losses.uniform_time, low=MIN_TIME),
-    "logit_normal": lambda config: functools.partial(
-        losses.logit_normal_time, mean=config.diffusion.time_mean, std=config.diffusion.time_std
+TIMES: dict[str, Callable[[Schedule, ConfigDict], Callable[..., Float[Array, "B"]] | None]] = {
+    "uniform": lambda schedule, config: functools.partial(times.uniform_time, low=MIN_TIME),
+    "logit_normal": lambda schedule, config: functools.partial(
+        times.logit_normal_time, mean=config.diffusion.time_mean, std=config.diffusion.time_std
     ),
+    "log_normal_sigma": lambda schedule, config: functools.partial(
+        times.log_normal_sigma_time, schedule=schedule, mean=config.diffusion.time_mean, std=config.diffusion.time_std
+    ),
+    "discrete_uniform": lambda schedule, config: functools.partial(
+        times.discrete_uniform_time, num_steps=config.diffusion.num_table_steps
+    ),
+    "loss_second_moment": lambda schedule, config: None,  # drawn from the train state's loss history
+}
+DISCRETE_TIMES = ("discrete_uniform", "loss_second_moment")
+WEIGHTS: dict[str, Callable[[ConfigDict], Callable[[Float[Array, "B"]], Float[Array, "B"]] | None]] = {
+    "none": lambda config: None,
+    "min_snr": lambda config: functools.partial(weights.min_snr, gamma=config.diffusion.weight_gamma),
+    "p2": lambda config: functools.partial(weights.p2, gamma=config.diffusion.weight_gamma),
+    "edm": lambda config: functools.partial(weights.edm_weight, sigma_data=config.diffusion.sigma_data),
+    "sigmoid": lambda config: functools.partial(weights.sigmoid_weight, bias=config.diffusion.weight_bias),
+}
+OBJECTIVES = ("denoising", *losses.DDPM_LOSSES)
+# Values of config.diffusion's fields that speak of the steps of a table.
+NEED_A_TABLE: dict[str, Sequence[Any]] = {
+    "zero_terminal_snr": (True,),
+    "parameterization": ("previous",),
+    "loss_space": ("previous",),
+    "variance": ("learned", "learned_range"),
+    "objective": losses.DDPM_LOSSES,
+    "time": DISCRETE_TIMES,
 }
 
 
@@ -115,11 +207,48 @@ def model(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> Model:
     try:
         unet, null_cond = _unet(config, tokenizer)
         network = make_network(unet, shape)
-        process = pick(SCHEDULES, config.diffusion.schedule, "config.diffusion.schedule")(config)
+        process = _process(config)
+        parameterization = _parameterization(config, "parameterization")
     except ValueError as error:
         raise UserError(str(error)) from error
-    parameterization = pick(PARAMETERIZATIONS, config.diffusion.parameterization, "config.diffusion.parameterization")
     return Model(config, tokenizer, network, process, parameterization, null_cond, shape)
+
+
+def _process(config: ConfigDict) -> Process:
+    d = config.diffusion
+    if min(d.sigma_data, d.sigma_max) <= 0:
+        raise UserError(
+            f"config.diffusion.sigma_data and sigma_max must be positive; got {d.sigma_data} and {d.sigma_max}."
+        )
+    process = pick(SCHEDULES, d.schedule, "config.diffusion.schedule")(config)
+    for field, values in NEED_A_TABLE.items():
+        if d[field] in values and not d.schedule.startswith(TABLE):
+            raise UserError(
+                f"config.diffusion.{field}={d[field]} needs a table of betas, which the schedule {d.schedule} has not. Use "
+                f"config.diffusion.schedule=ddpm_linear or another ddpm_ schedule, or another {field}."
+            )
+    if "edm" not in (d.schedule, d.parameterization):
+        return process
+    return process._replace(input_scale=functools.partial(_unit_variance, process.schedule, d.sigma_data))
+
+
+def _unit_variance(schedule: Schedule, sigma_data: float, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    """EDM's c_in: 1 over the standard deviation of x_t."""
+    level = schedule(t)
+    return 1 / jnp.hypot(level.alpha * sigma_data, level.sigma)
+
+
+def _parameterization(config: ConfigDict, field: str) -> Parameterization:
+    d = config.diffusion
+    own = {"edm": predictions.edm(d.sigma_data), "previous": posterior.previous_mean(d.num_table_steps)}
+    return pick(PARAMETERIZATIONS | own, d[field], f"config.diffusion.{field}")
+
+
+def _learned_variance(config: ConfigDict) -> bool:
+    variance = config.diffusion.variance
+    if variance not in posterior.VARIANCES:
+        raise unknown_name("config.diffusion.variance", variance, posterior.VARIANCES)
+    return variance.startswith("learned")
 
 
 def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> tuple[UNet, Cond]:
@@ -144,7 +273,7 @@ def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> tuple[UNet,
         raise unknown_name("config.model.condition", m.condition, ("text", "label", "none"))
     height = config.data.image_size // m.patch_size
     unet = UNet(
-        out_channels=3,
+        out_channels=6 if _learned_variance(config) else 3,
         model_channels=m.channels,
         channel_mults=tuple(m.channel_mults),
         num_res_blocks=m.num_res_blocks,
@@ -192,31 +321,108 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def loss_per_example(model: Model) -> LossPerExample:
-    """The training loss: (params, batch, keys) -> [B], with conditions dropped at random."""
-    d = model.config.diffusion
-    draw_time = pick(TIMES, d.time, "config.diffusion.time")(model.config)
-    loss_space = pick(PARAMETERIZATIONS, d.loss_space, "config.diffusion.loss_space")
+    """The training loss: (params, batch, keys, history) -> (losses [B], record), with conditions dropped at random.
 
-    def loss(params: Params, batch: Batch, keys: Array) -> Float[Array, "B"]:
+    Raises:
+      UserError: a name is unknown, or the config's choices cannot work together.
+    """
+    d, process = model.config.diffusion, model.process
+    draw_time = pick(TIMES, d.time, "config.diffusion.time")(process.schedule, model.config)
+    objective = _objective(model)
+
+    def loss(
+        params: Params, batch: Batch, keys: Array, history: LossHistory | tuple[()]
+    ) -> tuple[Float[Array, "B"], Record | None]:
         given = {name: batch[name] for name in model.null_cond}
         cond = drop_condition(given, model.null_cond, fold_in(keys, 0), d.cond_dropout)
         dropout_keys = fold_in(keys, 3) if model.config.model.dropout else None
 
-        def apply(x_t: Array, t: Array, cond: Cond) -> Array:
-            return model.network.apply(params, x_t, model.process.network_time(t), cond, dropout_keys)
+        def apply(seen: Array, time: Array, cond: Cond) -> Array:
+            return model.network.apply(params, seen, time, cond, dropout_keys)
 
-        return losses.denoising_loss(
-            apply,
-            model.parameterization,
-            loss_space,
-            model.process.schedule,
-            images.to_float(batch["image"]),
-            draw_time(fold_in(keys, 1)),
-            fold_in(keys, 2),
-            cond,
-        )
+        network = feed(apply, process.network_time, process.input_scale)
+        x0, noise_keys = images.to_float(batch["image"]), fold_in(keys, 2)
+        if draw_time is not None:
+            return objective(network, x0, draw_time(fold_in(keys, 1)), noise_keys, cond), None
+        steps, importance = times.draw(history, fold_in(keys, 1))
+        each = objective(network, x0, times.step_time(steps, d.num_table_steps), noise_keys, cond)
+        return importance * each, (steps, each)
 
     return loss
+
+
+def loss_history(model: Model) -> LossHistory | tuple[()]:
+    """The loss history that the train state begins with: () unless the training time is drawn from one."""
+    d = model.config.diffusion
+    return times.init(d.num_table_steps) if d.time == "loss_second_moment" else ()
+
+
+def _objective(model: Model) -> Callable[..., Float[Array, "B"]]:
+    """The config's loss, as (network, x0, t, keys, cond) -> [B]."""
+    d, schedule, output = model.config.diffusion, model.process.schedule, model.parameterization
+    _check_objective(model)
+    if d.objective == "denoising":
+        space = output if d.loss_space == d.parameterization else _parameterization(model.config, "loss_space")
+        weight = WEIGHTS[d.weight](model.config)
+        return lambda network, *example: losses.denoising_loss(
+            network, output, space, schedule, *example, weight=weight, distance=d.distance
+        )
+    settings = {"kind": d.objective, "variance": d.variance}
+    return lambda network, *example: (
+        losses.ddpm_loss(network, output, schedule, d.num_table_steps, *example, **settings).loss
+    )
+
+
+def _check_objective(model: Model) -> None:
+    """Refuses choices that cannot work together, with what would."""
+    d = model.config.diffusion
+    _parameterization(model.config, "loss_space")
+    for field, known in (("objective", OBJECTIVES), ("weight", WEIGHTS), ("distance", losses.DISTANCES)):
+        if d[field] not in known:
+            raise unknown_name(f"config.diffusion.{field}", d[field], known)
+    if d.schedule.startswith(TABLE) and model.process.schedule(jnp.ones(())).alpha == 0:
+        _check_pure_noise(d, _learned_variance(model.config))
+    if d.objective != "denoising":
+        return _check_ddpm_objective(d)
+    if _learned_variance(model.config):
+        raise UserError(
+            f"config.diffusion.objective=denoising teaches no variance, and variance={d.variance} is the network's. Use "
+            "config.diffusion.objective=mse (improved DDPM's hybrid loss), or variance=small or large."
+        )
+    if d.weight != "none" and d.loss_space != "eps":
+        raise UserError(
+            f"config.diffusion.weight={d.weight} is made for the error of eps, but loss_space={d.loss_space}. Set "
+            "config.diffusion.loss_space=eps (whatever the network outputs), or weight=none."
+        )
+
+
+def _check_pure_noise(d: ConfigDict, learned_variance: bool) -> None:
+    asked_for_x0 = d.loss_space not in ("eps", "score") or d.objective in ("kl", "rescaled_kl") or learned_variance
+    if d.weight == "edm":
+        fault = "config.diffusion.weight=edm is infinite"
+    elif "velocity" in (d.parameterization, d.loss_space):
+        fault = "the velocity is 0 whatever x0 is"
+    elif d.parameterization in ("eps", "score") and asked_for_x0:
+        fault = f"config.diffusion.parameterization={d.parameterization} says nothing about x0, which this loss judges"
+    else:
+        return
+    raise UserError(
+        f"the last step of the schedule {d.schedule} is pure noise, where {fault}. Set config.diffusion.parameterization=v, "
+        "loss_space=v and weight=none (or edm, edm and none), or use a table that keeps some signal, such as ddpm_linear."
+    )
+
+
+def _check_ddpm_objective(d: ConfigDict) -> None:
+    if d.time not in DISCRETE_TIMES:
+        raise UserError(
+            f"config.diffusion.objective={d.objective} is a loss of a table's steps, and time={d.time} falls between them. Use "
+            "config.diffusion.time=discrete_uniform or loss_second_moment, or objective=denoising."
+        )
+    if d.loss_space != d.parameterization or d.weight != "none" or d.distance != "l2":
+        raise UserError(
+            f"config.diffusion.objective={d.objective} judges what the network outputs, by the plain square. Set loss_space="
+            f"{d.parameterization}, weight=none and distance=l2, or objective=denoising."
+        )
 
 
 def denoiser(model: Model, params: Params) -> Denoiser:
@@ -225,7 +431,10 @@ def denoiser(model: Model, params: Params) -> Denoiser:
     def apply(x_t: Array, time: Array, cond: Cond) -> Array:
         return model.network.apply(params, x_t, time, cond)
 
-    return make_denoiser(apply, model.parameterization, model.process.schedule, model.process.network_time)
+    process, learned = model.process, _learned_variance(model.config)
+    return make_denoiser(
+        apply, model.parameterization, process.schedule, process.network_time, process.input_scale, learned
+    )
 
 
 def grid(model: Model) -> Float[Array, "N+1"]:
@@ -234,15 +443,22 @@ def grid(model: Model) -> Float[Array, "N+1"]:
     Raises:
       UserError: the name is unknown, a value is out of range, or the network cannot be asked about the first time.
     """
-    config = model.config
+    config, schedule = model.config, model.process.schedule
     try:
-        times = pick(GRIDS, config.sample.grid, "config.sample.grid")(config.sample)
+        times = pick(GRIDS, config.sample.grid, "config.sample.grid")(schedule, config)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if config.diffusion.parameterization in ("eps", "score") and model.process.schedule(times[0]).alpha == 0:
+    silent = schedule(times[0]).alpha == 0
+    if silent and config.diffusion.parameterization in ("eps", "score"):
         raise UserError(
             f"a network that predicts {config.diffusion.parameterization} says nothing about x0 at pure noise, where the schedule "
-            f"{config.diffusion.schedule} has no signal left. Set config.sample.start=0.98, or use ddpm_linear or ddpm_cosine."
+            f"{config.diffusion.schedule} has no signal left. Set config.sample.start=0.98, or use ddpm_linear or ddpm_cosine"
+            f"{' without zero_terminal_snr' if config.diffusion.zero_terminal_snr else ''}."
+        )
+    if silent and config.sample.sampler == "lms":
+        raise UserError(
+            f"the sampler lms steps in sigma / alpha, which is infinite where the schedule {config.diffusion.schedule} starts. "
+            "Set sample.start=0.98 or sample.grid=karras, or choose another sampler."
         )
     return times
 
@@ -254,21 +470,72 @@ def placement(config: ConfigDict) -> Placement:
     return make_placement(config.parallel.placement)
 
 
-def generate(model: Model, place: Placement) -> Callable[..., np.ndarray]:
-    """The function that samples images; see `generate.make_generate`."""
-    config = model.config
+def knobs(model: Model) -> Knobs:
+    """The run-time numbers of sampling that the config holds."""
+    sample = model.config.sample
+    return Knobs(
+        guidance_scale=sample.guidance_scale,
+        guidance_low=sample.guidance_low,
+        guidance_high=sample.guidance_high,
+        rescale=sample.guidance_rescale,
+        parallel=sample.apg_parallel,
+        norm_limit=sample.apg_norm or math.inf,
+        quantile=sample.threshold_quantile,
+        temperature=sample.temperature,
+    )
+
+
+def sampler(model: Model) -> Sampler:
+    """The config's sampling method.
+
+    Raises:
+      UserError: the name is unknown, or a value cannot be used.
+    """
     try:
-        sampler = pick(SAMPLERS, config.sample.sampler, "sampler")(model.process.schedule, config)
+        return pick(SAMPLERS, model.config.sample.sampler, "sampler")(model.process.schedule, model.config)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def generate(
+    model: Model, place: Placement, edit: str = "none", method: Sampler | None = None
+) -> Callable[..., np.ndarray]:
+    """The function that samples images; see `generate.make_generate`.
+
+    Args:
+      model: from `model`.
+      place: devices.
+      edit: one of `generate.EDITS`.
+      method: a sampler in place of the config's.
+
+    Raises:
+      UserError: a name is unknown, or a value cannot be used.
+    """
+    sample = model.config.sample
+    for name, value, known in (
+        ("guidance", sample.guidance, GUIDANCES),
+        ("guidance_combine", sample.guidance_combine, COMBINES),
+        ("threshold", sample.threshold, THRESHOLDS),
+        ("edit", edit, EDITS),
+    ):
+        if value not in known:
+            raise unknown_name(name, value, known)
+    how = Method(
+        method or sampler(model),
+        sample.guidance,
+        sample.guidance_combine,
+        sample.guidance_low > 0 or sample.guidance_high < 1,
+        sample.threshold,
+        edit,
+    )
     return make_generate(
         functools.partial(denoiser, model),
         model.null_cond,
         model.process.schedule,
-        sampler,
         model.image_shape,
         place,
-        config.sample.clip_x0,
+        how,
+        PARAMETERIZATIONS["v"],
     )
 
 

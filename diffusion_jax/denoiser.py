@@ -17,6 +17,24 @@ Cond: TypeAlias = Any  # a pytree of arrays [B, ...]; {} when there is no condit
 Denoiser: TypeAlias = Callable[[Float[Array, "B ..."], Float[Array, ""], Cond], Prediction]
 
 
+def feed(
+    apply: Callable[[Float[Array, "B ..."], Float[Array, "B"], Cond], Float[Array, "B ..."]],
+    network_time: Callable[[Float[Array, "..."]], Float[Array, "..."]],
+    input_scale: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = None,
+) -> Callable[[Float[Array, "B ..."], Float[Array, "*B"], Cond], Float[Array, "B ..."]]:
+    """A network as (x_t, t in [0, 1], cond) -> raw output: told its own time, and shown input_scale(t) x_t.
+
+    Training and sampling both go through it, so that they feed a network alike. Arguments: as `make_denoiser`.
+    """
+
+    def network(x_t: Float[Array, "B ..."], t: Float[Array, "*B"], cond: Cond) -> Float[Array, "B ..."]:
+        times = jnp.broadcast_to(jnp.asarray(t, x_t.dtype), x_t.shape[:1])
+        seen = x_t if input_scale is None else time_like(input_scale(times), x_t) * x_t
+        return apply(seen, network_time(times), cond)
+
+    return network
+
+
 def make_denoiser(
     apply: Callable[[Float[Array, "B ..."], Float[Array, "B"], Cond], Float[Array, "B ..."]],
     parameterization: Parameterization,
@@ -40,10 +58,11 @@ def make_denoiser(
       (x_t, t, cond) -> Prediction; t is a scalar or [B].
     """
 
+    network = feed(apply, network_time, input_scale)
+
     def denoise(x_t: Float[Array, "B ..."], t: Float[Array, "*B"], cond: Cond) -> Prediction:
         times = jnp.broadcast_to(jnp.asarray(t, x_t.dtype), x_t.shape[:1])
-        seen = x_t if input_scale is None else time_like(input_scale(times), x_t) * x_t
-        output = apply(seen, network_time(times), cond)
+        output = network(x_t, times, cond)
         if not learned_variance:
             return parameterization.from_output(output, x_t, times, schedule)
         output, raw_variance = jnp.split(output, 2, axis=-1)

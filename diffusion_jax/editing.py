@@ -81,9 +81,7 @@ def posterior_product(
     return edited
 
 
-def step_product(
-    observed: Float[Array, "B ..."], deviation: Float[Array, "..."]
-) -> Callable[[Gaussian], Gaussian]:
+def step_product(observed: Float[Array, "B ..."], deviation: Float[Array, "..."]) -> Callable[[Gaussian], Gaussian]:
     """A step of the reverse process times N(observed, deviation^2), for `ancestral(..., product=...)`: the 2015 paper's own form.
 
     1 / variance' = 1 / variance + 1 / deviation^2,   mean' = variance' (mean / variance + observed / deviation^2).
@@ -107,9 +105,7 @@ def step_product(
     return product
 
 
-def repaint(
-    sampler: Sampler, schedule: Schedule, known: Float[Array, "B ..."], mask: Bool[Array, "B ..."]
-) -> Sampler:
+def repaint(sampler: Sampler, schedule: Schedule, known: Float[Array, "B ..."], mask: Bool[Array, "B ..."]) -> Sampler:
     """Inpainting by RePaint: after each step the known part is replaced by the picture at that step's noise.
 
     Where the grid rises (`grids.resampled`) the step adds the forward process's noise instead, so that the free part is drawn
@@ -123,6 +119,8 @@ def repaint(
 
     Source: Lugmayr et al. 2022, "RePaint", algorithm 1.
     """
+
+    known = jnp.asarray(known)
 
     def step(denoise, x_t, t, s, keys, state):
         fresh = normal_per_example(fold_in(keys, KNOWN_NOISE), x_t.shape[1:], x_t.dtype)

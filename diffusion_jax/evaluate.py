@@ -69,11 +69,13 @@ def main(argv: list[str]) -> None:
     place = build.placement(config)
     batch_size = -(-min(BATCH_SIZE.value, count) // place.num_devices) * place.num_devices
     generate, grid, cond = build.generate(model, place), build.grid(model), build.prompt_cond(model, captions)
+    knobs = build.knobs(model)
     scores = {"real renders": caption_checker.score(np.stack([example["image"] for example in examples]), captions)}
     total = len(scales) * -(-count // batch_size) * config.sample.num_steps
     with tqdm.tqdm(total=total, desc="sample", unit="step", dynamic_ncols=True) as bar:
         for scale in scales:
-            made = generate(loaded.params, cond, np.arange(count), SEED.value, scale, grid, batch_size, bar.update)
+            scaled = knobs._replace(guidance_scale=scale)
+            made = generate(loaded.params, cond, np.arange(count), SEED.value, scaled, grid, batch_size, bar.update)
             scores[f"guidance {scale:g}"] = caption_checker.score(made, captions)
     print(f"{count} captions of the {SPLIT.value} split, {config.sample.sampler} with {config.sample.num_steps} steps:")
     print(score_table(scores))

@@ -174,7 +174,9 @@ def make_generate(
             parts.append(np.asarray(carry[0])[: len(indices) - offset])
         made = np.concatenate(parts)
         if method.edit in ("replace", "repaint"):
-            made = np.where(inputs.mask, inputs.picture, made)  # what is known is left to the last bit, by every sampler
+            made = np.where(
+                inputs.mask, inputs.picture, made
+            )  # what is known is left to the last bit, by every sampler
         return made if raw else images.to_uint8(made)
 
     return generate

@@ -142,7 +142,9 @@ def space_steps(num_table_steps: int, spacing: str | Sequence[int]) -> tuple[int
     if isinstance(spacing, str):
         if spacing == "fast27":
             if total != 1000:
-                raise ValueError(f"space_steps: fast27 is made for 1000 steps; the table has {total}. Use '27' instead.")
+                raise ValueError(
+                    f"space_steps: fast27 is made for 1000 steps; the table has {total}. Use '27' instead."
+                )
             return tuple(sorted({997 if step == 999 else step for step in space_steps(1000, FAST27)}))
         if spacing.startswith("ddim"):
             return _every_kth(total, _counts(spacing[4:], spacing)[0], spacing)
@@ -212,7 +214,8 @@ def _every_kth(total: int, count: int, spacing: str) -> tuple[int, ...]:
             return tuple(range(0, total, stride))
     near = sorted({len(range(0, total, stride)) for stride in range(1, total + 1)}, key=lambda n: abs(n - count))[:2]
     raise ValueError(
-        f"space_steps: no whole stride keeps exactly {count} of {total} steps ({spacing!r}). The nearest: ddim{near[0]}, ddim{near[1]}."
+        f"space_steps: no whole stride keeps exactly {count} of {total} steps ({spacing!r}). The nearest: ddim{near[0]}, "
+        f"ddim{near[1]}."
         if len(near) > 1
         else f"space_steps: a table of one step has no {spacing!r}; use ddim1."
     )

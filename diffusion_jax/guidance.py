@@ -29,9 +29,7 @@ def extrapolate(
 
     What else the prediction holds (a learned variance) is the strong one's, as in GLIDE.
     """
-    x0, eps = (
-        poor + guidance_scale * (good - poor) for good, poor in ((strong.x0, weak.x0), (strong.eps, weak.eps))
-    )
+    x0, eps = (poor + guidance_scale * (good - poor) for good, poor in ((strong.x0, weak.x0), (strong.eps, weak.eps)))
     return strong._replace(x0=x0, eps=eps)
 
 
@@ -76,7 +74,9 @@ def projected(schedule: Schedule, parallel: Scalar = 0.0, norm_limit: Scalar = j
 
     def combine(strong: Prediction, weak: Prediction, guidance_scale: Scalar, x_t: Array, t: Array) -> Prediction:
         difference = strong.x0 - weak.x0
-        difference = difference * jnp.minimum(1.0, norm_limit / jnp.maximum(jnp.sqrt(_dot(difference, difference)), 1e-12))
+        difference = difference * jnp.minimum(
+            1.0, norm_limit / jnp.maximum(jnp.sqrt(_dot(difference, difference)), 1e-12)
+        )
         along = _dot(difference, strong.x0) / jnp.maximum(_dot(strong.x0, strong.x0), 1e-12) * strong.x0
         update = difference + (parallel - 1) * along
         return with_x0(strong, strong.x0 + (guidance_scale - 1) * update, x_t, t, schedule)

@@ -1,6 +1,7 @@
-"""Losses per example, and the distributions of the training time t."""
+"""Losses per example. Their weights are in `weights`, the distributions of the time they are drawn at in `times`."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,18 @@ from jaxtyping import Array, Float, Key
 
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.keys import normal_per_example
+from diffusion_jax.likelihood import step_bits
+from diffusion_jax.posterior import check_variance
 from diffusion_jax.predictions import Parameterization, Prediction
-from diffusion_jax.schedules import Schedule, diffuse
+from diffusion_jax.schedules import Schedule, diffuse, discrete_step, logsnr
+
+DISTANCES: dict[str, Callable[[Array], Array]] = {
+    "l2": jnp.square,
+    "l1": jnp.abs,
+    # torch's smooth_l1: the square's half within 1 of the target, straight beyond.
+    "huber": lambda error: jnp.where(jnp.abs(error) < 1, jnp.square(error) / 2, jnp.abs(error) - 0.5),
+}
+DDPM_LOSSES = ("mse", "rescaled_mse", "kl", "rescaled_kl")
 
 
 def denoising_loss(
@@ -21,16 +32,20 @@ def denoising_loss(
     t: Float[Array, "B"],
     keys: Key[Array, "B"],
     cond: Cond,
+    *,
+    weight: Callable[[Float[Array, "B"]], Float[Array, "B"]] | None = None,
+    distance: str = "l2",
 ) -> Float[Array, "B"]:
     """Mean squared error of a network, in the space asked for: what it outputs and what it is judged by are apart.
 
-        x_t = alpha_t x0 + sigma_t eps,   loss = mean |to_loss_space(network(x_t)) - to_loss_space(x0, eps)|^2
+        x_t = alpha_t x0 + sigma_t eps,
+        loss = weight(logsnr_t) mean distance(to_loss_space(network(x_t)) - to_loss_space(x0, eps))
 
-    Same spaces: DDPM's L_simple (eps), v-prediction, flow matching (velocity). An x0 output judged as velocity weighs the
-    error of x0 by 1 / sigma^2 on the linear path (JiT).
+    Same spaces: DDPM's L_simple (eps), v-prediction, flow matching (velocity), EDM (edm). An x0 output judged as velocity
+    weighs the error of x0 by 1 / sigma^2 on the linear path (JiT).
 
     Args:
-      apply: (x_t, t in [0, 1], cond) -> raw output; parameters and the network's time bound.
+      apply: (x_t, t in [0, 1], cond) -> raw output; parameters, the network's time and input scale bound.
       parameterization: what the output means.
       loss_space: where the error is measured.
       schedule: the forward process.
@@ -38,29 +53,102 @@ def denoising_loss(
       t: one time per example.
       keys: one key per example, for its noise.
       cond: the condition, arrays [B, ...].
+      weight: logsnr -> factor of the loss; those of `weights` are made for the eps space.
+      distance: "l2" (the square), "l1", or "huber" (torch's smooth_l1: half the square within 1, straight beyond).
 
     Returns:
-      The loss of each example [B], in squared units of the loss space per dimension.
+      The loss of each example [B], per dimension, in squared units of the loss space with l2.
+
+    Raises:
+      ValueError: the distance's name is unknown.
 
     Source: Ho et al. 2020, eq. 14; Li and He 2025 (JiT) for spaces held apart.
     """
+    if distance not in DISTANCES:
+        raise ValueError(f"distance must be one of {tuple(DISTANCES)}; got {distance!r}.")
     eps = normal_per_example(keys, x0.shape[1:], x0.dtype)
     x_t = diffuse(schedule, x0, eps, t)
     estimate = apply(x_t, t, cond)
     if loss_space is not parameterization:
         estimate = loss_space.to_output(parameterization.from_output(estimate, x_t, t, schedule), x_t, t, schedule)
     target = loss_space.to_output(Prediction(x0, eps), x_t, t, schedule)
-    return jnp.mean(jnp.square(estimate - target), axis=tuple(range(1, x0.ndim)))
+    loss = _mean(DISTANCES[distance](estimate - target))
+    return loss if weight is None else weight(logsnr(schedule(t))) * loss
 
 
-def uniform_time(keys: Key[Array, "B"], low: float = 0.0, high: float = 1.0) -> Float[Array, "B"]:
-    """t uniform in [low, high), one per key."""
-    return jax.vmap(lambda key: jax.random.uniform(key, minval=low, maxval=high))(keys)
+class DdpmLoss(NamedTuple):
+    """A loss and its parts, each [B]; a part that the loss does not have is None."""
+
+    loss: Float[Array, "B"]
+    mse: Float[Array, "B"] | None
+    vb: Float[Array, "B"] | None
 
 
-def logit_normal_time(keys: Key[Array, "B"], mean: float = 0.0, std: float = 1.0) -> Float[Array, "B"]:
-    """t = sigmoid(mean + std n), n unit normal: most of training at middle noise; mean above 0 leans to the noise.
+def ddpm_loss(
+    apply: Callable[[Float[Array, "B ..."], Float[Array, "B"], Cond], Float[Array, "B ..."]],
+    parameterization: Parameterization,
+    schedule: Schedule,
+    num_steps: int,
+    x0: Float[Array, "B ..."],
+    t: Float[Array, "B"],
+    keys: Key[Array, "B"],
+    cond: Cond,
+    *,
+    kind: str = "mse",
+    variance: str = "small",
+) -> DdpmLoss:
+    """The losses of DDPM, improved DDPM and ADM at the steps of a table of T:
 
-    Source: Esser et al. 2024 (Stable Diffusion 3), section 3.1, where t = 1 is noise too.
+        mse            |output - target|^2, plus vb where the variance is learned           (L_simple, L_hybrid)
+        rescaled_mse   the same with T / 1000 vb
+        kl             vb                                                                   (a term of L_vlb)
+        rescaled_kl    T vb, whose mean over uniform steps is the whole bound
+
+    with vb = `likelihood.step_bits` from t to t - 1 / T. In the first two it teaches the variance alone: the mean's part of
+    the output has no gradient there. x0 is not clipped.
+
+    Args:
+      apply: as in `denoising_loss`; with a learned variance the output has twice the channels, the last axis.
+      parameterization: what the output means, and the space of mse.
+      schedule: the forward process, `schedules.from_betas` of T betas.
+      num_steps: T.
+      x0: clean data [B, ...], in [-1, 1], made from uint8.
+      t: one time per example, each (i + 1) / T (`times.discrete_uniform_time`).
+      keys: one key per example, for its noise.
+      cond: the condition, arrays [B, ...].
+      kind: one of DDPM_LOSSES.
+      variance: one of posterior.VARIANCES, the reverse step's.
+
+    Raises:
+      ValueError: a name is unknown.
+
+    Source: Nichol and Dhariwal 2021, section 3; Ho et al. 2020, eqs. 5 and 14.
     """
-    return jax.nn.sigmoid(mean + std * jax.vmap(jax.random.normal)(keys))
+    if kind not in DDPM_LOSSES:
+        raise ValueError(f"kind must be one of {DDPM_LOSSES}; got {kind!r}.")
+    check_variance(variance)
+    learned = variance.startswith("learned")
+    eps = normal_per_example(keys, x0.shape[1:], x0.dtype)
+    x_t = diffuse(schedule, x0, eps, t)
+    output, raw_variance = apply(x_t, t, cond), None
+    if learned:
+        output, raw_variance = jnp.split(output, 2, axis=-1)
+
+    def vb(output: Array) -> Float[Array, "B"]:
+        prediction = parameterization.from_output(output, x_t, t, schedule)._replace(raw_variance=raw_variance)
+        # Rounded to the step's number: at the first step s must be the data exactly, not 1e-8.
+        s = jnp.round(discrete_step(t, num_steps)) / num_steps
+        return step_bits(schedule, prediction, x0, x_t, t, s, variance)
+
+    if kind in ("kl", "rescaled_kl"):
+        bits = vb(output) * (num_steps if kind == "rescaled_kl" else 1)
+        return DdpmLoss(bits, None, bits)
+    mse = _mean(jnp.square(output - parameterization.to_output(Prediction(x0, eps), x_t, t, schedule)))
+    if not learned:
+        return DdpmLoss(mse, mse, None)
+    bits = vb(jax.lax.stop_gradient(output)) * (num_steps / 1000 if kind == "rescaled_mse" else 1)
+    return DdpmLoss(mse + bits, mse, bits)
+
+
+def _mean(x: Float[Array, "B ..."]) -> Float[Array, "B"]:
+    return jnp.mean(x, axis=tuple(range(1, x.ndim)))

@@ -133,11 +133,15 @@ def plan(edit: Edit, given: Given, grid: Float[np.ndarray, "N+1"], draw: Draw) -
         strength = 1.0 if edit.edit or edit.invert or given.mask is not None else DEFAULT_STRENGTH
     begin = int(editing.first_step(len(grid) - 1, strength))
     if begin == len(grid) - 1:
-        raise UserError(f"--strength={strength:g} leaves the picture as it is with {len(grid) - 1} steps; use more of either.")
+        raise UserError(
+            f"--strength={strength:g} leaves the picture as it is with {len(grid) - 1} steps; use more of either."
+        )
     if edit.invert:
         latents = draw.invert(pictures, grid[begin:])
         latents = _between(latents, draw.count) if edit.interpolate else np.repeat(latents, draw.count, axis=0)
-        return Plan(grid, "none", Inputs(latents=latents, begin=begin), f", from inverted pictures at strength {strength:g}")
+        return Plan(
+            grid, "none", Inputs(latents=latents, begin=begin), f", from inverted pictures at strength {strength:g}"
+        )
     if given.mask is None and edit.edit is None:
         return Plan(grid, "none", Inputs(picture=picture, begin=begin), f", from a picture at strength {strength:g}")
     how = edit.edit or "replace"
@@ -163,7 +167,9 @@ def _open(path: str, flag: str, shape: tuple[int, int, int], resample: Image.Res
         with Image.open(path) as file:
             picture = file.convert("RGBA") if channels == 3 else file.convert("L")
     except (UnidentifiedImageError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no picture that can be read"
+        reason = (
+            error.strerror if isinstance(error, OSError) and error.strerror else "it is no picture that can be read"
+        )
         raise UserError(f"{flag}={path}: {reason}.") from error
     if channels == 3:  # what is transparent shows a white page
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

@@ -32,7 +32,9 @@ class Coefficients(NamedTuple):
     added: Float[Array, "..."]
 
 
-def coefficients(schedule: Schedule, t: Float[Array, "*B"], s: Float[Array, "*B"], x: Float[Array, "B ..."]) -> Coefficients:
+def coefficients(
+    schedule: Schedule, t: Float[Array, "*B"], s: Float[Array, "*B"], x: Float[Array, "B ..."]
+) -> Coefficients:
     """The numbers of a step from t to s, shaped to multiply x [B, ...].
 
     With alpha_ts = alpha_t / alpha_s and added = sigma_t^2 - alpha_ts^2 sigma_s^2 (DDPM's beta), the mean of q(x_s | x_t, x0) is

@@ -165,9 +165,7 @@ def _guided_by(request: Request, loaded: Loaded) -> dict[str, Any]:
     if request.negative_prompt is not None:
         if weak or model.config.model.condition != "text":
             raise UserError("--negative_prompt needs a text model and --guidance=classifier_free.")
-        guided_by["null_cond"] = jax.tree.map(
-            lambda leaf: leaf[0], build.prompt_cond(model, [request.negative_prompt])
-        )
+        guided_by["null_cond"] = jax.tree.map(lambda leaf: leaf[0], build.prompt_cond(model, [request.negative_prompt]))
     return guided_by
 
 

@@ -28,7 +28,9 @@ class Level(NamedTuple):
 
 Schedule: TypeAlias = Callable[[Float[Array, "..."]], Level]
 
-NO_SIGNAL = -2000.0  # log alpha^2 of a table's time without signal: finite, and exp of its half is exactly 0
+# log alpha^2 towards which a table falls in a last step that leaves no signal. Finite, so that the times within that step
+# have a slope, and not lower, since it multiplies the rounding of t; at t = 1 alpha is exactly 0.
+NO_SIGNAL = -50.0
 
 
 def cosine(t: Float[Array, "..."]) -> Level:
@@ -253,9 +255,7 @@ def jsd_betas(num_steps: int) -> np.ndarray:
     return 1.0 / np.linspace(_positive(num_steps), 1, num_steps, dtype=np.float64)
 
 
-def warmup_betas(
-    num_steps: int, fraction: float, beta_first: float = 1e-4, beta_last: float = 0.02
-) -> np.ndarray:
+def warmup_betas(num_steps: int, fraction: float, beta_first: float = 1e-4, beta_last: float = 0.02) -> np.ndarray:
     """betas [T] that rise linearly over the first `fraction` of the steps and stay at beta_last, float64.
 
     Source: Ho et al. 2020's code ("warmup10" and "warmup50" for fractions 0.1 and 0.5).
@@ -360,7 +360,8 @@ def from_betas(betas: np.ndarray) -> Schedule:
 
     def schedule(t: Float[Array, "..."]) -> Level:
         t = jnp.asarray(t, jnp.result_type(t, float))
-        return _variance_preserving(jnp.interp(t, jnp.asarray(times, t.dtype), jnp.asarray(log_alpha_bar, t.dtype)))
+        between = jnp.interp(t, jnp.asarray(times, t.dtype), jnp.asarray(log_alpha_bar, t.dtype))
+        return _variance_preserving(jnp.where(t >= 1, -jnp.inf, between) if betas[-1] == 1 else between)
 
     return schedule
 

@@ -4,6 +4,8 @@ Data are Gaussians N(mean, variance) with independent dimensions, or mixtures of
 denoiser (the posterior mean of x0 given x_t) is exact; for a Gaussian the probability-flow ODE is solved exactly too.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -17,6 +19,8 @@ SCHEDULES = {
     "linear": schedules.linear,
     "ddpm_linear": schedules.from_betas(schedules.linear_betas(1000)),
     "ddpm_cosine": schedules.from_betas(schedules.cosine_betas(1000)),
+    "sigmoid": schedules.sigmoid,
+    "edm": functools.partial(schedules.edm, sigma_max=20.0),
 }
 
 

@@ -44,7 +44,7 @@ def take_steps(config, num_steps=4):
     step = build.placement(config).train(
         make_train_step(build.loss_per_example(model), optimizer, config.ema.decay, config.seed)
     )
-    state = init_state(model.network.init, optimizer, config.seed)
+    state = init_state(model.network.init, optimizer, config.seed, build.loss_history(model))
     before = jax.tree.map(np.array, state.params)
     for _ in range(num_steps):
         state, metrics = step(state, batch)
@@ -52,6 +52,11 @@ def take_steps(config, num_steps=4):
         np.abs(a - np.asarray(b)).max() > 0 for a, b in zip(*map(jax.tree.leaves, (before, state.params)), strict=True)
     ]
     return metrics, np.mean(changed)
+
+
+def diffusion(parameterization, loss_space, **fields):
+    fields |= {"parameterization": parameterization, "loss_space": loss_space}
+    return {f"diffusion.{name}": value for name, value in fields.items()}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -70,6 +75,27 @@ def test_a_recipe_takes_steps_in_its_debug_size(name):
         {"diffusion.schedule": "cosine", "diffusion.parameterization": "v", "diffusion.loss_space": "v"},
         {"diffusion.schedule": "ddpm_linear", "diffusion.parameterization": "eps", "diffusion.loss_space": "eps"},
         {"diffusion.schedule": "ddpm_cosine", "diffusion.parameterization": "eps", "diffusion.loss_space": "x0"},
+        {"diffusion.schedule": "edm", **diffusion("edm", "edm", time="log_normal_sigma")},
+        {"diffusion.schedule": "edm", **diffusion("edm", "eps", weight="edm", schedule_shift=2.0)},
+        {
+            "diffusion.schedule": "sigmoid",
+            **diffusion("v", "eps", weight="min_snr", distance="huber", schedule_shift=2.0),
+        },
+        {"diffusion.schedule": "linear", **diffusion("score", "eps", weight="sigmoid", distance="l1")},
+        {"diffusion.schedule": "ddpm_linear", **diffusion("v", "eps", weight="p2", zero_terminal_snr=True)},
+        {"diffusion.schedule": "ddpm_jsd", **diffusion("edm", "previous", time="loss_second_moment")},
+        *(
+            {
+                "diffusion.schedule": "ddpm_cosine",
+                **diffusion(name, name, objective=objective, variance=variance, time=time),
+            }
+            for name, objective, variance, time in (
+                ("eps", "mse", "learned_range", "loss_second_moment"),
+                ("previous", "rescaled_mse", "learned", "discrete_uniform"),
+                ("x0", "kl", "small", "discrete_uniform"),
+                ("v", "rescaled_kl", "large", "loss_second_moment"),
+            )
+        ),
         {"model.condition": "label", "diffusion.time": "uniform"},
         {"model.condition": "none", "model.dtype": "bfloat16", "model.remat": True, "model.dropout": 0.1},
         {"optimizer.decay": "constant", "parallel.placement": "single"},
@@ -81,7 +107,7 @@ def test_every_choice_of_a_config_traces_to_a_train_step(changes):
     config = get_config("debug")
     config.update_from_flattened_dict(changes)
     model, optimizer, size = build.model(config, TOKENIZER), build.optimizer(config), config.train.batch_size
-    state = jax.eval_shape(lambda: init_state(model.network.init, optimizer, config.seed))
+    state = jax.eval_shape(lambda: init_state(model.network.init, optimizer, config.seed, build.loss_history(model)))
     batch = {name: np.stack([value] * size) for name, value in model.null_cond.items()}
     batch["image"] = np.zeros((size, *model.image_shape), np.uint8)
     step = make_train_step(build.loss_per_example(model), optimizer, config.ema.decay, config.seed)
@@ -94,13 +120,25 @@ def test_every_choice_of_a_config_traces_to_a_train_step(changes):
     "field, value, message",
     [
         ("diffusion.schedule", "cosinus", "Did you mean cosine"),
-        ("diffusion.parameterization", "noise", "Known: eps, score, v, velocity, x0"),
-        ("diffusion.time", "lognormal", "Did you mean logit_normal"),
+        ("diffusion.parameterization", "noise", "Known: edm, eps, previous, score, v, velocity, x0"),
+        ("diffusion.time", "lognormal", "Did you mean log.*_normal"),
+        ("diffusion.weight", "minsnr", "Did you mean min_snr"),
+        ("diffusion.distance", "l3", "Known: huber, l1, l2"),
+        ("diffusion.objective", "elbo", "Known: denoising, kl, mse, rescaled_kl, rescaled_mse"),
+        ("diffusion.variance", "learnt", "Did you mean learned"),
+        ("diffusion.schedule_shift", -1.0, "shift must be positive"),
+        ("diffusion.sigma_data", 0.0, "sigma_data and sigma_max must be positive"),
+        ("diffusion.zero_terminal_snr", True, "needs a table of betas.*schedule=ddpm_linear"),
+        ("diffusion.variance", "learned_range", "needs a table of betas"),
+        ("diffusion.objective", "kl", "needs a table of betas"),
+        ("diffusion.time", "loss_second_moment", "needs a table of betas"),
+        ("diffusion.loss_space", "previous", "needs a table of betas"),
+        ("diffusion.weight", "p2", "made for the error of eps.*loss_space=eps"),
         ("optimizer.decay", "linear", "config.optimizer.decay"),
         ("model.condition", "texts", "Did you mean text"),
         ("model.dtype", "bf16", "bfloat16"),
         ("model.patch_size", 3, "multiples of"),
-        ("sample.grid", "karras", "config.sample.grid"),
+        ("sample.grid", "karas", "unknown config.sample.grid.*Did you mean karras"),
         ("sample.num_steps", 0, "num_steps"),
         ("diffusion.parameterization", "eps", "sample.start=0.98"),
         ("parallel.placement", "shard", "config.parallel.placement"),
@@ -114,6 +152,72 @@ def test_a_wrong_value_is_told_with_what_is_known(field, value, message):
         model = build.model(config, TOKENIZER)
         build.loss_per_example(model), build.optimizer(config), build.grid(model), build.placement(config)
         build.source(config)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"variance": "learned"}, "denoising teaches no variance.*objective=mse"),
+        ({"objective": "mse", "loss_space": "eps"}, "falls between them.*time=discrete_uniform"),
+        ({"objective": "mse", "time": "discrete_uniform", "loss_space": "x0"}, "Set loss_space=eps, weight=none"),
+        ({"weight": "edm", "zero_terminal_snr": True}, "pure noise, where config.diffusion.weight=edm is infinite"),
+        ({"parameterization": "velocity", "schedule": "ddpm_jsd"}, "pure noise, where the velocity is 0"),
+        (
+            {"loss_space": "v", "zero_terminal_snr": True},
+            "pure noise, where .*=eps says nothing about x0.*parameterization=v",
+        ),
+        ({"num_table_steps": 1, "zero_terminal_snr": True}, "at least two betas"),
+        ({"zero_terminal_snr": True}, "without zero_terminal_snr"),
+    ],
+)
+def test_choices_that_cannot_work_together_are_told_with_what_would(changes, message):
+    config = default.get_config()
+    config.diffusion.update({"schedule": "ddpm_cosine", "parameterization": "eps", "loss_space": "eps"} | changes)
+    with pytest.raises(UserError, match=message) as error:
+        model = build.model(config, TOKENIZER)
+        build.loss_per_example(model), build.grid(model)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", build.SCHEDULES)
+def test_a_shift_of_the_schedule_multiplies_edms_sigma_and_keeps_its_kind(name, x64):
+    t = np.linspace(0.1, 0.9, 9)
+    config = default.get_config()
+    config.diffusion.schedule = name
+    plain = build.model(config, TOKENIZER).process.schedule(t)
+    config.diffusion.schedule_shift = 3.0
+    shifted = build.model(config, TOKENIZER).process.schedule(t)
+    np.testing.assert_allclose(shifted.sigma / shifted.alpha, 3 * plain.sigma / plain.alpha, rtol=1e-9)
+    kinds = [lambda a, s: a, lambda a, s: a + s, np.hypot]  # EDM's, the linear path, variance preserving
+    kept = [np.ptp(kind(*level)) < 1e-9 for kind in kinds for level in (plain, shifted)]
+    assert any(kept) and kept[0::2] == kept[1::2]
+
+
+@pytest.mark.parametrize("schedule, parameterization", [("edm", "edm"), ("edm", "x0"), ("cosine", "edm")])
+def test_an_edm_network_sees_unit_variance_in_training_and_in_sampling(schedule, parameterization, monkeypatch):
+    config = importlib.import_module("configs.scenes").get_config("debug")
+    config.diffusion.update(
+        {"schedule": schedule, **dict.fromkeys(("parameterization", "loss_space"), parameterization)}
+    )
+    config.diffusion.time = "log_normal_sigma"
+    seen, shape = [], (8, 32, 32, 3)
+
+    def network(params, x, time, cond, dropout_keys=None):
+        seen.append((x, time))
+        return x
+
+    model = build.model(config, TOKENIZER)
+    model = model._replace(network=model.network._replace(apply=network))
+    cond = {name: np.stack([value] * 8) for name, value in model.null_cond.items()}
+    checkers = np.where(np.indices(shape).sum(axis=0) % 2, 191, 64).astype(np.uint8)  # +-0.5, of EDM's sigma_data
+    keys = jax.vmap(jax.random.key)(np.arange(8))
+    build.loss_per_example(model)({}, {"image": checkers, **cond}, keys, ())
+    build.denoiser(model, {})(np.full(shape, 0.7, np.float32), seen[0][1] * 0 + 0.3, cond)
+    np.testing.assert_allclose(np.std(seen[0][0]), 1, atol=0.05)
+    level = model.process.schedule(np.float32(0.3))
+    np.testing.assert_allclose(seen[1][0], 0.7 / np.hypot(0.5 * level.alpha, level.sigma), rtol=1e-5)
+    time = np.log(level.sigma) / 4 if schedule == "edm" else 300
+    np.testing.assert_allclose(seen[1][1], np.full(8, time), rtol=1e-5)
 
 
 def test_learning_rate_warms_up_and_decays_apart_from_the_number_of_steps():

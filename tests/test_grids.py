@@ -1,10 +1,16 @@
 """Grids: decreasing times from the start to the data."""
 
+import functools
+import pathlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from analytic import SCHEDULES
 
-from diffusion_jax import grids
+from diffusion_jax import grids, schedules
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 GRIDS = {"uniform": grids.uniform, "quadratic": grids.quadratic, "shifted": grids.shifted}
 
@@ -60,3 +66,118 @@ def test_a_start_outside_the_times_is_refused(name, start):
 def test_a_shift_that_is_not_positive_is_refused(shift):
     with pytest.raises(ValueError, match=f"shift must be positive; got {shift}"):
         grids.shifted(4, shift=shift)
+
+
+# --- Grids by noise, respacing, RePaint ---
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("rho", [1.0, 7.0])
+def test_karras_times_have_karras_noise(name, rho, x64):
+    schedule = SCHEDULES[name]
+    grid = grids.karras(schedule, 9, 0.01, 15.0, rho)
+    sigmas = schedules.edm_sigma(schedule(grid))
+    expected = np.linspace(15.0 ** (1 / rho), 0.01 ** (1 / rho), 9) ** rho
+    np.testing.assert_allclose(sigmas[:-1], expected, rtol=1e-9)
+    assert grid[-1] == 0
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_logsnr_times_are_even_in_log_snr(name, x64):
+    schedule = SCHEDULES[name]
+    grid = grids.logsnr_uniform(schedule, 8, -5.0, 9.0)
+    np.testing.assert_allclose(schedules.logsnr(schedule(grid[:-1])), np.linspace(-5, 9, 8), atol=1e-9)
+    assert grid[-1] == 0
+
+
+def test_even_log_snr_is_k_diffusions_exponential_spacing(x64):
+    golden = np.load(GOLDEN / "k_diffusion.npz")["sigmas_exponential"]
+    ends = golden[[0, -2]].astype(float)
+    schedule = functools.partial(schedules.edm, sigma_max=float(ends[0]))
+    grid = grids.logsnr_uniform(schedule, len(golden) - 1, *(-2 * np.log(ends)))
+    np.testing.assert_allclose(grid * ends[0], golden, rtol=1e-5)
+
+
+def test_noise_beyond_a_schedule_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match="smaller sigma_max"):
+        grids.karras(SCHEDULES["edm"], 10, 0.01, 1000.0)
+    with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
+        grids.karras(SCHEDULES["cosine"], 10, 2.0, 1.0)
+    with pytest.raises(ValueError, match="rho must be positive"):
+        grids.karras(SCHEDULES["cosine"], 10, rho=0.0)
+    with pytest.raises(ValueError, match="must be below"):
+        grids.logsnr_uniform(SCHEDULES["cosine"], 10, 2.0, 1.0)
+
+
+def respacings():
+    golden = np.load(GOLDEN / "respacing.npz")
+    return sorted(name for name in golden if not name.endswith("betas"))
+
+
+@pytest.mark.parametrize("name", respacings())
+def test_respacing_equals_the_originals(name):
+    golden = np.load(GOLDEN / "respacing.npz")
+    total, spacing = int(name.split(":")[0]), name.split(":")[1]
+    steps = grids.space_steps(total, spacing)
+    np.testing.assert_array_equal(steps, golden[name])
+    np.testing.assert_allclose(grids.respaced(total, spacing)[:-1], (golden[name][::-1] + 1) / total, rtol=1e-6)
+    for table in ("linear", "cosine"):
+        if f"{name}:{table}_betas" in golden:
+            betas = schedules.respaced_betas(schedules.BETAS[table](total), steps)
+            np.testing.assert_allclose(betas, golden[f"{name}:{table}_betas"], rtol=1e-12)
+
+
+def test_glides_fast27_is_its_published_list():
+    # As glide-text2im prints it.
+    expected = [
+        0,
+        22,
+        44,
+        66,
+        88,
+        111,
+        133,
+        155,
+        177,
+        199,
+        200,
+        222,
+        244,
+        266,
+        288,
+        311,
+        333,
+        355,
+        377,
+        399,
+        400,
+        500,
+        599,
+    ]
+    assert list(grids.space_steps(1000, "fast27")) == [*expected, 600, 799, 800, 997]
+    assert len(grids.space_steps(1000, "90,60,60,20,20")) == 250
+
+
+@pytest.mark.parametrize(
+    ("total", "spacing", "message"),
+    [
+        (10, "11", "cannot keep 11. Ask for at most 10"),
+        (1000, "ddim150", "nearest: ddim143, ddim167"),
+        (1000, "fast28", "is no spacing; use numbers"),
+        (1000, "10,x", "is no spacing"),
+        (1000, "10,0", "at least one step"),
+        (500, "fast27", "made for 1000 steps"),
+        (0, "1", "at least 1"),
+    ],
+)
+def test_a_spacing_that_does_not_fit_is_told_with_what_does(total, spacing, message):
+    with pytest.raises(ValueError, match=message):
+        grids.space_steps(total, spacing)
+
+
+def test_repaints_times_go_each_stretch_again_and_again():
+    base = grids.uniform(4)
+    np.testing.assert_allclose(grids.resampled(base, 2, 2), [1, 0.75, 0.5, 1, 0.75, 0.5, 0.25, 0, 0.5, 0.25, 0])
+    np.testing.assert_allclose(grids.resampled(base, 3, 1), base)
+    with pytest.raises(ValueError, match="at least 1"):
+        grids.resampled(base, 0, 1)

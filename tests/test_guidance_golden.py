@@ -22,7 +22,9 @@ TIMES = {"20": (0, 53, 105, 158, 210, 263, 315, 368, 421, 473, 526, 578, 631, 68
 
 def single_steps():
     """The golden step of five examples: (arrays, schedule, clipped and guided denoisers by shift)."""
-    golden = {name: np.asarray(value, float) for name, value in np.load(GOLDEN / "ddpm_posterior_and_guidance.npz").items()}
+    golden = {
+        name: np.asarray(value, float) for name, value in np.load(GOLDEN / "ddpm_posterior_and_guidance.npz").items()
+    }
     schedule = schedules.from_betas(schedules.linear_betas(50))
     output, raw = np.split(golden["model_output_6ch"], 2, axis=1)
     gradient = jnp.asarray(golden["cond_gradient"])
@@ -66,7 +68,9 @@ def mixture_loop(steps, wrap):
     """The golden loops' denoiser (with tanh(2 x) for its variance), wrapped, and their grid."""
     golden = np.load(GOLDEN / "ddpm_guided_loops.npz")
     schedule = schedules.from_betas(schedules.linear_betas(1000))
-    mixture = mixture_denoiser(schedule, *(jnp.asarray(golden[f"gmm_{n}"], float) for n in ("weights", "means", "variances")))
+    mixture = mixture_denoiser(
+        schedule, *(jnp.asarray(golden[f"gmm_{n}"], float) for n in ("weights", "means", "variances"))
+    )
     target = jnp.asarray(golden["cond_target"], float)
 
     def denoiser(x_t, t, cond):
@@ -86,7 +90,9 @@ def follow(golden, key, sampler, denoiser, grid, monkeypatch):
     monkeypatch.setattr("diffusion_jax.samplers.ancestral.normal_per_example", lambda keys, shape, dtype: keys)
     monkeypatch.setattr(samplers, "fold_in", lambda keys, i: keys[i])
     x = jnp.asarray(golden["x_T"], float)
-    run = jax.jit(lambda carry, i: samplers.run(sampler, denoiser, carry, grid, {}, jnp.asarray(noise, float), i, i + 1))
+    run = jax.jit(
+        lambda carry, i: samplers.run(sampler, denoiser, carry, grid, {}, jnp.asarray(noise, float), i, i + 1)
+    )
     carry = (x, sampler.init(x))
     for i in range(len(expected)):
         carry = run(carry, i)

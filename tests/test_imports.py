@@ -11,11 +11,17 @@ PACKAGE = "diffusion_jax"
 
 # The mathematical core, from the bottom up: a module imports from the layers below its own and from nowhere else.
 CORE = [
-    {"schedules", "keys", "grids"},
-    {"predictions"},
-    {"denoiser"},
-    {"guidance", "losses", "samplers"},
-    {"samplers.ancestral", "samplers.ddim", "samplers.euler", "samplers.heun"},
+    {"schedules", "keys", "weights"},
+    {"predictions", "times", "grids", "discrete"},
+    {"denoiser", "posterior"},
+    {"guidance", "likelihood", "samplers"},
+    {"losses"},
+    {"editing", "samplers.ddim", "samplers.multistep"}
+    | {f"samplers.{name}" for name in ("ancestral", "euler", "heun", "midpoint")},
+    {
+        f"samplers.{name}"
+        for name in ("dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "euler_ancestral", "lms", "plms", "unipc")
+    },
 ]
 CORE_DEPENDENCIES = {"jax", "numpy", "jaxtyping"}
 # Who may import what stands far from the core.

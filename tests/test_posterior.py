@@ -59,7 +59,9 @@ def test_small_and_large_variances_bracket_the_learned_range():
         posterior.model_step(schedules.cosine, prediction, x_t, 0.6, 0.5, name)
         for name in ("small", "large", "learned_range")
     )
-    expected = np.stack([small.log_variance[0], (small.log_variance + large.log_variance)[1] / 2, large.log_variance[2]])
+    expected = np.stack(
+        [small.log_variance[0], (small.log_variance + large.log_variance)[1] / 2, large.log_variance[2]]
+    )
     np.testing.assert_allclose(learned.log_variance, expected, rtol=1e-6)
     np.testing.assert_allclose(learned.mean, small.mean)
 

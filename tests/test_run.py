@@ -18,6 +18,7 @@ from PIL import Image
 from configs.scenes import get_config
 from diffusion_jax import build, sampling
 from diffusion_jax.errors import UserError
+from diffusion_jax.generate import Knobs
 from diffusion_jax.training import checkpoint, run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -139,7 +140,7 @@ def test_a_sample_does_not_depend_on_the_number_of_devices(trained):
         generate = build.generate(loaded.model, build.placement(loaded.model.config))
         cond = build.prompt_cond(loaded.model, ["a large red circle on a white background"] * 8)
         grid = build.grid(loaded.model)
-        made.append(generate(loaded.params, cond, np.arange(8), 0, 2.0, grid, 8).astype(int))
+        made.append(generate(loaded.params, cond, np.arange(8), 0, Knobs(guidance_scale=2.0), grid, 8).astype(int))
     assert np.abs(made[0] - made[1]).max() <= 1
 
 
@@ -149,7 +150,7 @@ def test_changing_guidance_seed_and_prompt_compiles_nothing_new(trained):
 
     def make(prompt, seed, scale, progress=None):
         cond = build.prompt_cond(loaded.model, [prompt] * 8)
-        return generate(loaded.params, cond, np.arange(8), seed, scale, grid, 8, progress)
+        return generate(loaded.params, cond, np.arange(8), seed, Knobs(guidance_scale=scale), grid, 8, progress)
 
     first = make("a small red star on a grey background", 0, 1.0)
     with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:

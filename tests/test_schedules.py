@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("strict_ranks")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TABLES = {"linear1000": schedules.linear_betas(1000), "cosine100": schedules.cosine_betas(100)}
-VARIANCE_PRESERVING = [name for name in SCHEDULES if name != "linear_path"]
+VARIANCE_PRESERVING = [name for name in SCHEDULES if name not in ("linear_path", "edm")]
 FIRST_BETA, LAST_BETA = 1e-4, 0.02  # of DDPM's linear table
 
 # d alpha/dt and d sigma/dt at t = 0 and at t = 1, by hand. Within 1 / T, log alpha_bar of a table falls by log(1 - beta).
@@ -80,7 +80,8 @@ def test_rates_are_finite_after_time_zero_and_nowhere_nan(name):
     level = schedules.rate(SCHEDULES[name], jnp.linspace(0, 1, 65))
     for slope in level:
         assert not jnp.isnan(slope).any()
-        assert jnp.isfinite(slope[1:]).all()
+        assert jnp.isfinite(slope[1:-1]).all()
+        assert jnp.isfinite(slope[-1]) or name == "sigmoid"  # its alpha falls like a square root at pure noise
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -180,7 +181,7 @@ def test_discrete_step_inverts_the_numbering_of_a_table():
     "betas",
     [
         np.array([0.0, 0.1]),
-        np.array([0.1, 1.0]),
+        np.array([1.0, 0.1]),
         np.array([-0.1]),
         np.array([np.nan]),
         np.array([]),
@@ -243,3 +244,87 @@ def test_level_like_has_the_dtype_of_x(x64):
 def test_a_bound_schedule_is_a_schedule():
     bound = functools.partial(schedules.linear, beta_min=0.0, beta_max=0.0)
     np.testing.assert_allclose(bound(jnp.float32(1)).alpha, 1)
+
+
+# --- The other tables, and what is made of schedules ---
+
+
+@pytest.mark.parametrize("num_steps", [21, 300, 1000, 4000])
+@pytest.mark.parametrize("name", schedules.BETAS)
+def test_every_named_table_is_a_schedule_at_any_number_of_steps(name, num_steps):
+    betas = schedules.BETAS[name](num_steps)
+    assert betas.shape == (num_steps,)
+    assert betas.dtype == np.float64
+    level = schedules.from_betas(betas)(jnp.linspace(0, 1, num_steps + 1))
+    assert (jnp.diff(level.alpha) <= 0).all()
+    np.testing.assert_allclose(level.alpha[1:] ** 2, np.cumprod(1 - betas), atol=2e-5)
+
+
+def test_the_tables_are_as_their_papers_say():
+    betas = {name: make(100) for name, make in schedules.BETAS.items()}
+    np.testing.assert_allclose(np.diff(np.sqrt(betas["quadratic"])), (np.sqrt(0.02) - 0.01) / 99, rtol=1e-9)
+    np.testing.assert_array_equal(betas["const"], 0.02)
+    np.testing.assert_allclose(np.cumprod(1 - betas["jsd"]), 1 - np.arange(1, 101) / 100, atol=1e-12)
+    for name, rise in (("warmup10", 10), ("warmup50", 50)):
+        np.testing.assert_array_equal(betas[name][rise - 1 :], 0.02)
+        np.testing.assert_allclose(betas[name][:rise], np.linspace(1e-4, 0.02, rise), rtol=1e-12)
+    middle = (betas["sigmoid"][49] + betas["sigmoid"][50]) / 2
+    np.testing.assert_allclose(middle, (1e-4 + 0.02) / 2, rtol=1e-9)
+    np.testing.assert_allclose(betas["sigmoid"][0], 1e-4 + 0.0199 / (1 + np.exp(6)), rtol=1e-12)
+
+
+def test_the_sigmoid_table_equals_a_second_implementation():
+    golden = np.load(GOLDEN / "lucidrains_predictions_and_losses.npz")["sigmoid"]  # of float32 arithmetic
+    np.testing.assert_allclose(schedules.sigmoid_alpha_bar_betas(100), golden, atol=1e-6)
+
+
+def test_unscaled_linear_betas_and_the_annotated_models_cosine():
+    np.testing.assert_allclose(schedules.linear_betas(300, reference_steps=None)[[0, -1]], [1e-4, 0.02], rtol=1e-12)
+    clipped = schedules.cosine_betas(1000, max_beta=0.9999, min_beta=1e-4)
+    assert clipped.min() == 1e-4
+    assert clipped.max() == 0.9999
+
+
+def test_zero_terminal_snr_ends_without_signal_and_keeps_the_first_step(x64):
+    betas = schedules.linear_betas(1000)
+    rescaled = schedules.zero_terminal_snr(betas)
+    assert rescaled[-1] == 1
+    np.testing.assert_allclose(rescaled[0], betas[0], rtol=1e-9)
+    level = schedules.from_betas(rescaled)(jnp.linspace(0, 1, 1001))
+    assert level.alpha[-1] == 0
+    assert level.sigma[-1] == 1
+    # Square roots of alpha_bar are shifted and scaled evenly.
+    before = np.sqrt(np.cumprod(1 - betas))
+    np.testing.assert_allclose(level.alpha[1:], (before - before[-1]) * before[0] / (before[0] - before[-1]), atol=1e-9)
+    with pytest.raises(ValueError, match="at least two betas"):
+        schedules.zero_terminal_snr(betas[:1])
+
+
+@pytest.mark.parametrize(("name", "power"), [("linear_path", 1), ("cosine", 2), ("ddpm_linear", 2), ("edm", np.inf)])
+def test_a_shift_multiplies_the_noise_to_signal_ratio_and_keeps_the_kind(name, power, x64):
+    t = jnp.linspace(0.05, 0.95, 7)
+    before, after = SCHEDULES[name](t), schedules.shifted(SCHEDULES[name], 2.5, power)(t)
+    np.testing.assert_allclose(schedules.edm_sigma(after), 2.5 * schedules.edm_sigma(before), rtol=1e-12)
+    if power == np.inf:
+        np.testing.assert_array_equal(after.alpha, 1)
+    else:
+        np.testing.assert_allclose(after.alpha**power + after.sigma**power, 1, rtol=1e-12)
+    if power == 1:  # Stable Diffusion 3's bent time
+        np.testing.assert_allclose(after.sigma, 2.5 * t / (1 + 1.5 * t), rtol=1e-12)
+    with pytest.raises(ValueError, match="shift must be positive"):
+        schedules.shifted(SCHEDULES[name], 0.0, power)
+    with pytest.raises(ValueError, match="power must be"):
+        schedules.shifted(SCHEDULES[name], 2.0, 3)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_time_at_inverts_the_log_snr(name, x64):
+    t = jnp.array([0.001, 0.02, 0.3, 0.7, 0.99])
+    found = schedules.time_at(SCHEDULES[name], schedules.logsnr(SCHEDULES[name](t)))
+    np.testing.assert_allclose(found, t, rtol=1e-9)
+    np.testing.assert_array_equal(schedules.time_at(SCHEDULES[name], jnp.array([jnp.inf, -jnp.inf])), [0, 1])
+
+
+def test_respaced_betas_refuse_steps_that_do_not_ascend():
+    with pytest.raises(ValueError, match="ascend within 0..9"):
+        schedules.respaced_betas(np.full(10, 0.1), [3, 2])

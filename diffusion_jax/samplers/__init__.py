@@ -98,9 +98,7 @@ def no_state(x_t: Float[Array, "B ..."]) -> tuple:
     return ()
 
 
-def initial_noise(
-    keys: Key[Array, "B"], shape: tuple[int, ...], level: Level | None = None
-) -> Float[Array, "B ..."]:
+def initial_noise(keys: Key[Array, "B"], shape: tuple[int, ...], level: Level | None = None) -> Float[Array, "B ..."]:
     """The first state: unit normal, from a stream apart from the one that the steps use.
 
     Args:

@@ -45,7 +45,9 @@ def dpmpp_2m_sde(schedule: Schedule, eta: float = 1.0, solver: str = "midpoint")
         h = jnp.where(usable, log_ratio(schedule, s) - now, 1)
         weight = gain / 2 if solver == "midpoint" else 1 - gain / ((1 + eta) * h)
         ratio = jnp.where(usable, weight * h / jnp.where(usable, now - before, 1), 0)
-        mean = level_s.sigma / level_t.sigma * q**eta * x_t + level_s.alpha * (gain * x0 + ratio * (x0 - memory.values[0]))
+        mean = level_s.sigma / level_t.sigma * q**eta * x_t + level_s.alpha * (
+            gain * x0 + ratio * (x0 - memory.values[0])
+        )
         if eta == 0:
             return mean, remember(memory, x0, t)
         noise = normal_per_example(keys, x_t.shape[1:], x_t.dtype)

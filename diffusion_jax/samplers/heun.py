@@ -50,7 +50,9 @@ def heun(
     if coordinate not in COORDINATES:
         raise ValueError(f"heun: coordinate must be one of {COORDINATES}; got {coordinate!r}.")
     if churn < 0 or (churn and not num_steps):
-        raise ValueError(f"heun: churn must be at least 0 and needs num_steps; got churn={churn}, num_steps={num_steps}.")
+        raise ValueError(
+            f"heun: churn must be at least 0 and needs num_steps; got churn={churn}, num_steps={num_steps}."
+        )
 
     def scales(level):
         scale = level.alpha if coordinate == "edm_sigma" else level.alpha + level.sigma

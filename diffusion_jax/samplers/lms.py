@@ -15,7 +15,7 @@ def lms(schedule: Schedule, order: int = 4) -> Sampler:
         c_j = integral from e_t to e_s of prod_{k != j} (e - e_k) / (e_j - e_k) de,
 
     the Lagrange polynomial through the last eps, integrated exactly. It starts with fewer: the first step is Euler's.
-    Order: 2 in all, held there by that first step; the later steps have the order asked for.
+    Order: for even steps of log SNR 2 for order 2, and 3 for order 4, held there by the first steps.
 
     Args:
       schedule: the forward process; alpha must not be 0 at the first time, where edm_sigma is infinite.

@@ -16,7 +16,7 @@ def plms(schedule: Schedule, order: int = 4) -> Sampler:
 
     The weights are Adams-Bashforth's for equal steps. The first step averages the eps of both its ends (pseudo improved
     Euler, one evaluation more: N + 1 in all); then the order rises as evaluations are there. The step to the data returns the
-    prediction's own x0. Order: 2 for `order` 2 and more on a uniform grid (the transfer is exact for a constant eps alone).
+    prediction's own x0. Order: 2 for `order` 2 and more (the transfer is exact for a constant eps alone).
 
     Args:
       schedule: the forward process; alpha must not be 0 at the first time.

@@ -28,7 +28,8 @@ def unipc(schedule: Schedule, order: int = 2, variant: str = "bh2") -> Sampler:
     B = h (bh1) or 1 - e^-h (bh2). The predictor's sum runs over the points before r; the corrector, applied when the model has
     been evaluated at the predicted x_u, adds that point (r_k = 1) and starts again from x_r. The weights rho make polynomials
     of the order exact. One evaluation a step; the first step and the step to the data are of first order.
-    Order: `order` for the predictor, one more with the corrector while the first and last steps do not dominate; 2 measured in all.
+    Order: one more than `order`, by the corrector, for even steps of log SNR; the first-order last step holds a uniform grid of
+    linear betas below 1.5.
 
     Args:
       schedule: the forward process.
@@ -59,7 +60,10 @@ def unipc(schedule: Schedule, order: int = 2, variant: str = "bh2") -> Sampler:
 
         # The corrector: from the point before to t, with m as one point more.
         h = jnp.where(usable[0], now - lambdas[0], 1)
-        places = [jnp.where(ok, (lam - lambdas[0]) / h, -1 - k) for k, (lam, ok) in enumerate(zip(lambdas, usable))][1:]
+        places = [
+            jnp.where(ok, (lam - lambdas[0]) / h, -1 - k)
+            for k, (lam, ok) in enumerate(zip(lambdas, usable, strict=True))
+        ][1:]
         places = [*places[: order - 1], jnp.ones((), dtype)]
         weights = _pick([_corrector(places, p, h, variant, order) for p in range(1, order + 1)], count)
         others = [*memory.values[1:order], m]
@@ -71,7 +75,10 @@ def unipc(schedule: Schedule, order: int = 2, variant: str = "bh2") -> Sampler:
         h = jnp.where(jnp.isfinite(now) & (s > 0), log_ratio(schedule, s) - now, jnp.inf)
         finite = jnp.isfinite(h)
         h_finite = jnp.where(finite, h, 1)
-        places = [jnp.where(ok, (lam - now) / h_finite, -1 - k) for k, (lam, ok) in enumerate(zip(lambdas, usable))]
+        places = [
+            jnp.where(ok, (lam - now) / h_finite, -1 - k)
+            for k, (lam, ok) in enumerate(zip(lambdas, usable, strict=True))
+        ]
         places = places[: order - 1]
         weights = _pick([_predictor(places, p, h_finite, variant, order) for p in range(1, order + 1)], count + 1)
         weights = [jnp.where(finite, w, 0) for w in weights]

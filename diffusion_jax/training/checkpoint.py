@@ -191,7 +191,10 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _without_ema(state: TrainState) -> dict[str, Any]:
-    return {name: value for name, value in state._asdict().items() if name != "ema_params"}
+    items = {name: value for name, value in state._asdict().items() if name != "ema_params"}
+    if items["loss_history"] == ():  # left out, so that a checkpoint from before that field has the same tree
+        del items["loss_history"]
+    return items
 
 
 def _abstract(tree: Any) -> Any:

@@ -1,8 +1,8 @@
 """Where a step runs. The step itself is written once, for a batch; only this file knows of devices.
 
 A step takes (replicated, batch, axis_name): `replicated` is the same on every device (the train state, parameters), the
-batch's leaves are [B, ...]. Inside it, what must be global goes through `all_mean` and `example_indices`; both are the
-identity of a single device when `axis_name` is None.
+batch's leaves are [B, ...]. Inside it, what must be global goes through `all_mean`, `all_gather` and `example_indices`;
+they are the identity of a single device when `axis_name` is None.
 """
 
 import functools
@@ -38,6 +38,11 @@ class Placement(NamedTuple):
 def all_mean(tree: Any, axis_name: str | None) -> Any:
     """Mean over the devices of the axis, each of which holds the mean over its share of the batch."""
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def all_gather(tree: Any, axis_name: str | None) -> Any:
+    """Leaves [B of a device, ...] of every device, joined in the order of the global batch; the same on every device."""
+    return tree if axis_name is None else jax.lax.all_gather(tree, axis_name, tiled=True)
 
 
 def example_indices(num_examples: int, axis_name: str | None) -> Int[Array, "B"]:

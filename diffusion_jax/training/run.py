@@ -136,9 +136,10 @@ def _open(workdir: pathlib.Path, config: ConfigDict) -> checkpoint.Checkpoints:
 def _initial_state(
     model: build.Model, optimizer: Any, seed: int, checkpoints: checkpoint.Checkpoints, resume_step: int | None
 ) -> TrainState:
+    history = build.loss_history(model)
     if resume_step is None:
-        return init_state(model.network.init, optimizer, seed)
-    template = jax.eval_shape(lambda: init_state(model.network.init, optimizer, seed))
+        return init_state(model.network.init, optimizer, seed, history)
+    template = jax.eval_shape(lambda: init_state(model.network.init, optimizer, seed, history))
     return checkpoints.restore(resume_step, template)
 
 
@@ -156,11 +157,11 @@ def _sample_grid(model: build.Model, place: Any, workdir: pathlib.Path) -> Sampl
         labels, cond = ("unconditional",), {}
     count = len(labels) * per_prompt
     size = -(-count // place.num_devices) * place.num_devices
-    generate, grid = build.generate(model, place), build.grid(model)
+    generate, grid, knobs = build.generate(model, place), build.grid(model), build.knobs(model)
     cond = jax.tree.map(lambda leaf: np.repeat(leaf, per_prompt, axis=0), cond)
 
     def sample(ema_params: Any) -> np.ndarray:
-        made = generate(ema_params, cond, np.arange(count), config.seed, config.sample.guidance_scale, grid, size)
+        made = generate(ema_params, cond, np.arange(count), config.seed, knobs, grid, size)
         return made.reshape(len(labels), per_prompt, *made.shape[1:])
 
     return SampleGrid(workdir, labels, sample)

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_jax.keys import normal_per_example
+from diffusion_jax import times
+from diffusion_jax.keys import fold_in, normal_per_example
 from diffusion_jax.training.placement import make_placement
 from diffusion_jax.training.step import init_state, make_train_step
 
@@ -18,16 +19,24 @@ def init(key):
     return {"in": jax.random.normal(w_in, (DIM, 16)) / 3, "out": jax.random.normal(w_out, (16, DIM)) / 4}
 
 
-def loss_per_example(params, batch, keys):
+def loss_per_example(params, batch, keys, history):
     """A denoising problem small enough to compile at once: noise per example, as in the real loss."""
     noisy = batch["x"] + normal_per_example(keys, (DIM,))
-    return jnp.mean((jnp.tanh(noisy @ params["in"]) @ params["out"] - batch["x"]) ** 2, axis=-1)
+    return jnp.mean((jnp.tanh(noisy @ params["in"]) @ params["out"] - batch["x"]) ** 2, axis=-1), None
 
 
-def run(placement, num_steps=10, batch_size=16):
+def loss_by_history(params, batch, keys, history):
+    """The same, with as much noise as a step drawn from the history says."""
+    steps, importance = times.draw(history, fold_in(keys, 1))
+    noise = (steps + 1)[:, None] * normal_per_example(fold_in(keys, 2), (DIM,))
+    losses, _ = loss_per_example(params, {"x": batch["x"] + noise}, keys, ())
+    return importance * losses, (steps, losses)
+
+
+def run(placement, num_steps=10, batch_size=16, loss=loss_per_example, history=()):
     optimizer = optax.adamw(1e-2)
-    step = placement.train(make_train_step(loss_per_example, optimizer, 0.9, seed=0))
-    state, losses = init_state(init, optimizer, 0), []
+    step = placement.train(make_train_step(loss, optimizer, 0.9, seed=0))
+    state, losses = init_state(init, optimizer, 0, history), []
     for i in range(num_steps):
         batch = {"x": np.random.default_rng(i).normal(size=(batch_size, DIM)).astype(np.float32)}
         state, metrics = step(state, batch)
@@ -51,6 +60,21 @@ def test_pmap_gives_the_losses_and_parameters_of_one_device(num_devices):
             getattr(state, name),
             getattr(want_state, name),
         )
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_the_loss_history_records_all_examples_in_their_order_on_any_number_of_devices(num_devices):
+    empty = times.init(num_steps=5, length=3)
+    arguments = {"loss": loss_by_history, "history": empty}
+    state, losses = run(make_placement("pmap", jax.local_devices()[:num_devices]), **arguments)
+    want, want_losses = run(make_placement("single"), **arguments)
+    np.testing.assert_allclose(losses, want_losses, rtol=1e-5)
+    np.testing.assert_array_equal(state.loss_history.counts, np.full(5, 3))
+    np.testing.assert_allclose(state.loss_history.losses, want.loss_history.losses, rtol=1e-4)
+    p = times.probabilities(want.loss_history)
+    assert p[4] > 2 * p[0], "the history decides what is drawn"
+    first, _ = run(make_placement("pmap", jax.local_devices()[:num_devices]), num_steps=1, **arguments)
+    assert first.loss_history.counts.sum() > 5, "more than one device's share"
 
 
 def test_state_is_never_stacked_over_devices():
