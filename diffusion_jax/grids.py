@@ -147,7 +147,10 @@ def space_steps(num_table_steps: int, spacing: str | Sequence[int]) -> tuple[int
                 )
             return tuple(sorted({997 if step == 999 else step for step in space_steps(1000, FAST27)}))
         if spacing.startswith("ddim"):
-            return _every_kth(total, _counts(spacing[4:], spacing)[0], spacing)
+            count, *more = _counts(spacing[4:], spacing)
+            if more:
+                raise ValueError(f"space_steps: {spacing!r} is no spacing; ddim takes one number, as in 'ddim25'.")
+            return _every_kth(total, count, spacing)
         spacing = _counts(spacing, spacing)
     counts = tuple(int(count) for count in spacing)
     if not counts or min(counts) < 1:
@@ -183,7 +186,8 @@ def resampled(grid: Float[Array, "N+1"], jump_steps: int = 10, num_resamples: in
     Raises:
       ValueError: a number is below 1.
 
-    Source: Lugmayr et al. 2022, appendix B; a rise there is j small steps, which add up to this one.
+    Source: Lugmayr et al. 2022, appendix B. A rise there is j small steps, which add up to this one; its code goes the first
+    stretch once and turns one step above the data, where this grid turns at the data itself.
     """
     if jump_steps < 1 or num_resamples < 1:
         raise ValueError(

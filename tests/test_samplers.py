@@ -1,19 +1,15 @@
-"""Samplers: their noise, and one contract for all of them. Orders and the originals have files of their own."""
+"""Samplers: one contract for all of them. Their noise, their orders and the originals have files of their own."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from analytic import SCHEDULES, gaussian_denoiser, gaussian_prediction, scales
+from analytic import SCHEDULES, gaussian_denoiser, gaussian_prediction
 from sampler_cases import (
     MEAN,
-    MULTISTEP_NOISY,
-    NOISY,
-    ONE_STEP_NOISY,
     SAMPLERS,
     VARIANCE,
     gaussian,
-    give_noise,
     keys_of,
     start,
 )
@@ -30,133 +26,10 @@ from diffusion_jax.guidance import (
     rescaled,
     within_interval,
 )
-from diffusion_jax.keys import fold_in, normal_per_example
 from diffusion_jax.predictions import PARAMETERIZATIONS, Prediction
-from diffusion_jax.samplers.ancestral import ancestral
-from diffusion_jax.samplers.ddim import ddim
-from diffusion_jax.samplers.dpmpp_2m_sde import dpmpp_2m_sde
-from diffusion_jax.samplers.dpmpp_3m_sde import dpmpp_3m_sde
-from diffusion_jax.samplers.heun import heun
-from diffusion_jax.samplers.lms import lms
-from diffusion_jax.samplers.plms import plms
-from diffusion_jax.samplers.unipc import unipc
 from diffusion_jax.schedules import cosine, linear_path
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
-
-
-@pytest.fixture
-def given_noise(monkeypatch):
-    give_noise(monkeypatch)
-
-
-# --- Noise ---
-
-
-def moments(sampler, schedule, num_steps, make_grid=grids.uniform):
-    """Exact mean and variance at t = 0 of a sampler on Gaussian data, from the exact marginal at t = 1.
-
-    A step is affine, x_s = a x_t + b + d z, so three probes (x, z) = (0, 0), (1, 0), (0, 1) tell all of it.
-    They need `given_noise`.
-    """
-    x, z = (jnp.tile(jnp.array(column)[:, None], (1, 3)) for column in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0]))
-
-    def body(carry, times):
-        mean, variance, state = carry
-        rows, state = sampler.step(lambda x, t: gaussian(schedule)(x, t, {}), x, *times, z, state)
-        b, a, d = rows[0], rows[1] - rows[0], rows[2] - rows[0]
-        return (a * mean + b, a**2 * variance + d**2, state), None
-
-    alpha, sigma = scales(schedule, 1.0, x[0])
-    grid = make_grid(num_steps)
-    begin = (alpha * MEAN[0], alpha**2 * VARIANCE[0] + sigma**2, sampler.init(x))
-    return jax.jit(lambda: jax.lax.scan(body, begin, (grid[:-1], grid[1:]))[0])()[:2]
-
-
-@pytest.mark.parametrize("schedule_name", SCHEDULES)
-@pytest.mark.parametrize("name", [name for name in ONE_STEP_NOISY if name != "heun_churn"])
-def test_noisy_samplers_converge_to_the_data_with_order_one_in_distribution(name, schedule_name, given_noise, x64):
-    schedule, errors = SCHEDULES[schedule_name], []
-    for num_steps in (100, 400):
-        mean, variance = moments(NOISY[name](schedule), schedule, num_steps)
-        np.testing.assert_allclose(mean, MEAN[0], atol=1e-9)  # the denoiser's average is the mean at every step
-        errors.append(float(jnp.abs(jnp.sqrt(variance) - np.sqrt(VARIANCE[0])).max()))
-    assert errors[-1] < (0.06 if schedule_name == "edm" else 0.03)  # even steps in sigma are not EDM's best
-    assert np.log(errors[0] / errors[1]) / np.log(4) == pytest.approx(1, abs=0.15)
-
-
-@pytest.mark.parametrize("name", MULTISTEP_NOISY)
-def test_noisy_multistep_samplers_draw_from_the_data(name):
-    count, keys = 4000, keys_of(4000)
-    sampler, grid = MULTISTEP_NOISY[name](cosine), grids.logsnr_uniform(cosine, 60, -8.0, 9.0)
-    x_t = samplers.initial_noise(keys, (3,))
-    made = np.asarray(jax.jit(lambda x: samplers.sample(sampler, gaussian(cosine), x, grid, {}, keys))(x_t))
-    assert (np.abs(made.mean(0) - MEAN[0]) < 5 * np.sqrt(VARIANCE[0] / count) + 0.005).all()
-    assert (np.abs(made.var(0) / VARIANCE[0] - 1) < 5 * np.sqrt(2 / count) + 0.03).all()
-
-
-@pytest.mark.parametrize("name", ONE_STEP_NOISY)
-def test_samples_have_the_moments_that_the_steps_promise(name, monkeypatch):
-    count, num_steps = 4000, 60
-    sampler = NOISY[name](cosine)
-    keys = keys_of(count)
-    x_t = samplers.initial_noise(keys, (3,))
-    grid = grids.uniform(num_steps)
-    samples = np.asarray(jax.jit(lambda x: samplers.sample(sampler, gaussian(cosine), x, grid, {}, keys))(x_t))
-    give_noise(monkeypatch)
-    mean, variance = moments(sampler, cosine, num_steps)
-    assert (np.abs(samples.mean(0) - mean) < 5 * np.sqrt(variance / count)).all()
-    assert (np.abs(samples.var(0) / variance - 1) < 5 * np.sqrt(2 / count)).all()
-    correlation = np.corrcoef(samples.T)[np.triu_indices(3, 1)]
-    assert (np.abs(correlation) < 5 / np.sqrt(count)).all()
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_ddim_with_eta_one_is_ancestral_sampling_with_the_small_variance(name, dtype, x64):
-    schedule, x_t = SCHEDULES[name], start(dtype)
-    denoiser = gaussian_denoiser(schedule, jnp.asarray(MEAN, dtype), jnp.asarray(VARIANCE, dtype))
-    one, other = (
-        samplers.sample(sampler, denoiser, x_t, grids.uniform(6), {}, keys_of(2))
-        for sampler in (ddim(schedule, 1.0), ancestral(schedule, "small"))
-    )
-    np.testing.assert_allclose(one, other, atol=20 * jnp.finfo(dtype).eps)
-
-
-def test_each_step_draws_fresh_noise(given_noise, x64):
-    noise = jnp.asarray(np.random.default_rng(3).normal(size=(4, 2, 3)))
-    grid, sampler, x = grids.uniform(4), ddim(cosine, 1.0), start()
-    for i in range(4):
-        x, _ = sampler.step(lambda x, t: gaussian(cosine)(x, t, {}), x, grid[i], grid[i + 1], noise[i], ())
-    np.testing.assert_allclose(samplers.sample(sampler, gaussian(cosine), start(), grid, {}, noise), x, rtol=1e-12)
-
-
-def test_initial_noise_is_unit_normal_and_apart_from_every_step():
-    keys = keys_of(2000)
-    noise = np.asarray(samplers.initial_noise(keys, (5,)))
-    assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
-    assert abs(noise.var() - 1) < 5 * np.sqrt(2 / noise.size)
-    for step in (0, 1, 999):
-        assert abs((noise * normal_per_example(fold_in(keys, step), (5,))).mean()) < 5 / np.sqrt(noise.size)
-
-
-def test_impossible_settings_are_refused_by_name():
-    for make, message in (
-        (lambda: ancestral(cosine, "fixed"), "variance must be one of .*; got 'fixed'"),
-        (lambda: ddim(cosine, -0.1), r"eta must be in \[0, 1\]; got -0.1"),
-        (lambda: ddim(cosine, 1.5), r"eta must be in \[0, 1\]; got 1.5"),
-        (lambda: heun(cosine, "sigma"), "coordinate must be one of"),
-        (lambda: heun(cosine, churn=3.0), "needs num_steps"),
-        (lambda: plms(cosine, 5), "order must be 1, 2, 3 or 4; got 5"),
-        (lambda: lms(cosine, 0), "order must be 1, 2, 3 or 4; got 0"),
-        (lambda: unipc(cosine, 4), "order must be 1, 2 or 3; got 4"),
-        (lambda: unipc(cosine, 2, "bh3"), "variant must be one of"),
-        (lambda: dpmpp_2m_sde(cosine, -1.0), "eta must be at least 0"),
-        (lambda: dpmpp_2m_sde(cosine, solver="euler"), "solver must be one of"),
-        (lambda: dpmpp_3m_sde(cosine, -1.0), "eta must be at least 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make()
 
 
 # --- The contract: every sampler, with every schedule, parameterization and wrapper ---
@@ -289,6 +162,32 @@ def test_every_sampler_works_with_every_guidance_and_edit(name):
         if not error < tolerance:
             wrong[wrapper] = error
     assert not wrong
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_state_has_the_batch_first_and_keeps_its_shapes(name):
+    sampler, x_t = SAMPLERS[name](cosine), jnp.zeros((5, 2, 3))
+    before = jax.eval_shape(sampler.init, x_t)
+    x_s, after = jax.eval_shape(
+        lambda x: sampler.step(lambda x, t: Prediction(x, x), x, 0.6, 0.4, keys_of(5), sampler.init(x)), x_t
+    )
+    assert all(leaf.shape[0] == 5 for leaf in jax.tree.leaves(before))
+    assert (x_s, after) == (jax.eval_shape(lambda x: x, x_t), before)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_shift_of_the_mean_is_refused_by_all_that_have_none(name):
+    sampler, grid = SAMPLERS[name](cosine), grids.uniform(2, FIRST_TIME)
+
+    def run(x_t):
+        return samplers.sample(sampler, lambda x, t, cond: Prediction(x, x, None, x), x_t, grid, {}, keys_of(2))
+
+    if sampler.uses_mean_gradient:
+        jax.eval_shape(run, start())
+    else:
+        with pytest.raises(ValueError, match="Use the ancestral sampler, or guide by the score"):
+            jax.eval_shape(run, start())
+    assert sampler.uses_mean_gradient == name.startswith("ancestral")
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -1,4 +1,4 @@
-"""DPM-Solver++ 3M SDE: third order in the drift, with fresh noise at every step."""
+"""DPM-Solver++ 3M SDE: a drift through three predictions, with fresh noise at every step."""
 
 import jax.numpy as jnp
 
@@ -16,7 +16,8 @@ def dpmpp_3m_sde(schedule: Schedule, eta: float = 1.0) -> Sampler:
         d10 = (x0 - x0') h / h',   d11 = (x0' - x0'') h / h'',   d2 = (d10 - d11) h / (h' + h''),   d1 = d10 + d2 h' / h.
 
     The second step has d1 = d10 and d2 = 0; the first, and the step to the data, neither. Order: 2 at eta = 0, held there by the
-    first steps; with noise 1 in distribution or better.
+    first steps, and by k-diffusion's weights, which are kept: d2 is half of h^2 x0'', so that an exact curvature would take
+    2 phi_3. With noise 1 in distribution or better.
 
     Args:
       schedule: the forward process.

@@ -48,23 +48,23 @@ def unipc(schedule: Schedule, order: int = 2, variant: str = "bh2") -> Sampler:
 
     def advance(x, m, others, places, weights, begin, end, h):
         level_r, level_u = level_like(schedule, begin, x), level_like(schedule, end, x)
+        first = level_u.sigma / level_r.sigma * x - level_u.alpha * jnp.expm1(-h) * m
         scale = h if variant == "bh1" else -jnp.expm1(-h)
-        total = sum(w * (other - m) / r for w, other, r in zip(weights, others, places, strict=True))
-        return level_u.sigma / level_r.sigma * x + level_u.alpha * (-jnp.expm1(-h) * m + scale * total)
+        terms = [w * (other - m) / r for w, other, r in zip(weights, others, places, strict=True)]
+        return first + level_u.alpha * scale * sum(terms) if terms else first
 
     def step(denoise, x_t, t, s, keys, state):
-        memory, dtype = state.memory, x_t.dtype
-        m = denoise(x_t, t).x0
+        memory, m = state.memory, denoise(x_t, t).x0
         lambdas, usable = past(schedule, memory)
         now, count = log_ratio(schedule, t), sum(each.astype(int) for each in usable)
 
+        def places_from(origin, h):  # r_k; a point that is not there gets any place that is no other's
+            points = zip(lambdas, usable, strict=True)
+            return [jnp.where(ok, (lam - origin) / h, -1 - k) for k, (lam, ok) in enumerate(points)]
+
         # The corrector: from the point before to t, with m as one point more.
         h = jnp.where(usable[0], now - lambdas[0], 1)
-        places = [
-            jnp.where(ok, (lam - lambdas[0]) / h, -1 - k)
-            for k, (lam, ok) in enumerate(zip(lambdas, usable, strict=True))
-        ][1:]
-        places = [*places[: order - 1], jnp.ones((), dtype)]
+        places = [*places_from(lambdas[0], h)[1:order], jnp.ones((), x_t.dtype)]
         weights = _pick([_corrector(places, p, h, variant, order) for p in range(1, order + 1)], count)
         others = [*memory.values[1:order], m]
         before = jnp.where(jnp.isinf(memory.times[0][0]), t, memory.times[0][0])
@@ -75,24 +75,13 @@ def unipc(schedule: Schedule, order: int = 2, variant: str = "bh2") -> Sampler:
         h = jnp.where(jnp.isfinite(now) & (s > 0), log_ratio(schedule, s) - now, jnp.inf)
         finite = jnp.isfinite(h)
         h_finite = jnp.where(finite, h, 1)
-        places = [
-            jnp.where(ok, (lam - now) / h_finite, -1 - k)
-            for k, (lam, ok) in enumerate(zip(lambdas, usable, strict=True))
-        ]
-        places = places[: order - 1]
+        places = places_from(now, h_finite)[: order - 1]
         weights = _pick([_predictor(places, p, h_finite, variant, order) for p in range(1, order + 1)], count + 1)
-        weights = [jnp.where(finite, w, 0) for w in weights]
-        x_s = advance(x, m, memory.values[: order - 1], places, weights, t, s, h)
-        first_order = advance(x, m, (), (), (), t, s, h) if variant == "bh2" else _first(schedule, x, m, t, s)
+        x_s = advance(x, m, memory.values[: order - 1], places, weights, t, s, h_finite)
+        first_order = advance(x, m, (), (), (), t, s, h)
         return jnp.where(finite, x_s, first_order), State(remember(memory, m, t), x)
 
-    return Sampler(lambda x_t: State(empty(x_t, max(order, 1)), x_t), step)
-
-
-def _first(schedule: Schedule, x: Array, m: Array, t: Array, s: Array) -> Array:
-    level_t, level_s = level_like(schedule, t, x), level_like(schedule, s, x)
-    decay = level_t.alpha * level_s.sigma / (level_t.sigma * level_s.alpha)
-    return level_s.sigma / level_t.sigma * x + level_s.alpha * (1 - decay) * m
+    return Sampler(lambda x_t: State(empty(x_t, order), x_t), step)
 
 
 def _moments(h: Array, count: int, variant: str) -> list[Array]:
