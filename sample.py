@@ -26,7 +26,12 @@ PROMPT = flags.DEFINE_multi_string(
 )
 PROMPTS_FILE = flags.DEFINE_string("prompts_file", None, "A text file with one caption per line, added to --prompt.")
 LABEL = flags.DEFINE_multi_integer("label", [], "A class, for class-conditional models. Repeatable. [every class]")
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Images per prompt or class.", lower_bound=1)
+NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples",
+    None,
+    "Images per prompt or class. [4; of vectors, as many as training's pictures show]",
+    lower_bound=1,
+)
 
 SAMPLER = flags.DEFINE_string(
     "sampler",
@@ -101,7 +106,9 @@ INTERPOLATE = flags.DEFINE_bool(
 )
 
 SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0, upper_bound=2**32 - 1)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images sampled at a time, over all devices.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Images sampled at a time, over all devices. [32; of vectors, all]", lower_bound=1
+)
 OUT = flags.DEFINE_string("out", "samples", "Folder for the images; a new or empty one.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace earlier samples in --out.")
 flags.adopt_module_key_flags(cli)

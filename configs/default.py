@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
         {
             "seed": 0,  # of parameters, data order and noise
             "data": {
-                "name": "captioned_scenes",  # see build.DATA_SOURCES
+                "name": "captioned_scenes",  # see build.DATA_SOURCES; swiss_roll and heartbeat are vectors, for model.kind = mlp
                 "dir": "data",  # where prepared data sets are kept
                 "image_size": 32,  # pixels per side
                 "max_objects": 1,  # captioned_scenes: 1, or 2 for one or two objects
@@ -28,6 +28,10 @@ def get_config() -> ConfigDict:
                 "num_heads": 4,
             },
             "model": {
+                "kind": "unet",  # unet, or mlp for data that are vectors, which has only the next three fields
+                "width": 128,  # mlp: of its residual blocks
+                "depth": 4,  # mlp: number of them
+                "octaves": 0,  # mlp: sines and cosines of each number at so many octaves, for fine detail
                 "condition": "text",  # text, label or none
                 "channels": 128,  # of the first level
                 "channel_mults": (1, 2, 2),  # per level, each at half the resolution of the one before
@@ -45,9 +49,11 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",  # of the blocks' arithmetic: float32 or bfloat16; parameters are float32
             },
             "diffusion": {
+                "kind": "gaussian",  # gaussian, or discrete for data of categories
+                "transition": "uniform",  # discrete: what a lost category becomes: uniform (any) or absorbing (a mask)
                 "schedule": "linear_path",  # linear_path, cosine, linear, sigmoid, edm, or a table of betas: ddpm_linear,
                 #   ddpm_cosine (or ddpm_squaredcos_cap_v2), ddpm_quadratic, ddpm_sigmoid, ddpm_sigmoid_alpha_bar, ddpm_const,
-                #   ddpm_jsd, ddpm_warmup10 or ddpm_warmup50
+                #   ddpm_jsd, ddpm_geometric, ddpm_warmup10 or ddpm_warmup50
                 "schedule_shift": 1.0,  # factor of sigma / alpha for larger images, their side over the schedule's own; 1 is off
                 "sigma_max": 80.0,  # edm: noise at t = 1, in units of the data
                 "num_table_steps": 1000,  # T of the ddpm_ schedules

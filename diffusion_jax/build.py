@@ -11,7 +11,8 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from diffusion_jax import grids, images, losses, posterior, predictions, schedules, times, weights
+from diffusion_jax import discrete, grids, images, losses, posterior, predictions, schedules, times, weights
+from diffusion_jax.data import toys
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.data.pipeline import Example, Source, as_text
 from diffusion_jax.denoiser import Cond, Denoiser, feed, make_denoiser
@@ -20,6 +21,7 @@ from diffusion_jax.generate import COMBINES, EDITS, GUIDANCES, THRESHOLDS, Knobs
 from diffusion_jax.guidance import drop_condition
 from diffusion_jax.keys import fold_in
 from diffusion_jax.models import Network, Params
+from diffusion_jax.models.mlp import MLP, make_mlp
 from diffusion_jax.models.text import TextTransformer
 from diffusion_jax.models.unet import UNet, make_network
 from diffusion_jax.predictions import PARAMETERIZATIONS, Parameterization
@@ -61,7 +63,8 @@ class Model(NamedTuple):
     process: Process
     parameterization: Parameterization
     null_cond: Cond  # of one example
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]  # (H, W, C), or (D,) of data that are vectors
+    transition: discrete.Transition | None = None  # of categorical data, in place of the Gaussian process
 
 
 def _continuous(schedule: Schedule, power: float, config: ConfigDict) -> Process:
@@ -171,6 +174,8 @@ WEIGHTS: dict[str, Callable[[ConfigDict], Callable[[Float[Array, "B"]], Float[Ar
     "sigmoid": lambda config: functools.partial(weights.sigmoid_weight, bias=config.diffusion.weight_bias),
 }
 OBJECTIVES = ("denoising", *losses.DDPM_LOSSES)
+KINDS = ("gaussian", "discrete")
+NETWORKS = ("unet", "mlp")
 # Values of config.diffusion's fields that speak of the steps of a table.
 NEED_A_TABLE: dict[str, Sequence[Any]] = {
     "zero_terminal_snr": (True,),
@@ -179,6 +184,7 @@ NEED_A_TABLE: dict[str, Sequence[Any]] = {
     "variance": ("learned", "learned_range"),
     "objective": losses.DDPM_LOSSES,
     "time": DISCRETE_TIMES,
+    "kind": ("discrete",),
 }
 
 
@@ -203,15 +209,15 @@ def model(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> Model:
     Raises:
       UserError: a name or a value in the config cannot be used.
     """
-    shape = (config.data.image_size, config.data.image_size, 3)
+    side = config.data.image_size
+    shape = toys.SHAPES.get(config.data.name, (side, side, 3))
     try:
-        unet, null_cond = _unet(config, tokenizer)
-        network = make_network(unet, shape)
-        process = _process(config)
+        process, transition = _process(config), _transition(config)
+        network, null_cond = _network(config, tokenizer, shape)
         parameterization = _parameterization(config, "parameterization")
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Model(config, tokenizer, network, process, parameterization, null_cond, shape)
+    return Model(config, tokenizer, network, process, parameterization, null_cond, shape, transition)
 
 
 def _process(config: ConfigDict) -> Process:
@@ -232,6 +238,22 @@ def _process(config: ConfigDict) -> Process:
     return process._replace(input_scale=functools.partial(_unit_variance, process.schedule, d.sigma_data))
 
 
+def _transition(config: ConfigDict) -> discrete.Transition | None:
+    d, num_classes = config.diffusion, toys.NUM_CLASSES.get(config.data.name)
+    if d.kind not in KINDS:
+        raise unknown_name("config.diffusion.kind", d.kind, KINDS)
+    if (d.kind == "discrete") != (num_classes is not None):
+        fitting = "gaussian" if num_classes is None else "discrete"
+        raise UserError(
+            f"config.diffusion.kind={d.kind} does not fit config.data.name={config.data.name}. Set diffusion.kind={fitting}."
+        )
+    if num_classes is None:
+        return None
+    if d.transition not in discrete.KINDS:
+        raise unknown_name("config.diffusion.transition", d.transition, discrete.KINDS)
+    return discrete.transition(d.transition, num_classes, schedules.BETAS[d.schedule[len(TABLE) :]](d.num_table_steps))
+
+
 def _unit_variance(schedule: Schedule, sigma_data: float, t: Float[Array, "..."]) -> Float[Array, "..."]:
     """EDM's c_in: 1 over the standard deviation of x_t."""
     level = schedule(t)
@@ -249,6 +271,25 @@ def _learned_variance(config: ConfigDict) -> bool:
     if variance not in posterior.VARIANCES:
         raise unknown_name("config.diffusion.variance", variance, posterior.VARIANCES)
     return variance.startswith("learned")
+
+
+def _network(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: tuple[int, ...]) -> tuple[Network, Cond]:
+    m, num_classes = config.model, toys.NUM_CLASSES.get(config.data.name)
+    if m.kind not in NETWORKS:
+        raise unknown_name("config.model.kind", m.kind, NETWORKS)
+    if (m.kind == "mlp") != (len(shape) == 1):
+        fitting = "mlp" if len(shape) == 1 else "unet"
+        raise UserError(
+            f"config.model.kind={m.kind} does not fit config.data.name={config.data.name}. Set model.kind={fitting}."
+        )
+    if m.kind == "unet":
+        unet, null_cond = _unet(config, tokenizer)
+        return make_network(unet, shape), null_cond
+    if m.condition != "none":
+        raise UserError(f"config.model.condition={m.condition}: an mlp takes none. Set model.condition=none.")
+    num_states = None if num_classes is None else num_classes + (config.diffusion.transition == "absorbing")
+    multiple = num_classes or (2 if _learned_variance(config) else 1)
+    return make_mlp(MLP(multiple, m.width, m.depth, m.octaves, num_states), shape[0]), {}
 
 
 def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> tuple[UNet, Cond]:
@@ -340,8 +381,8 @@ def loss_per_example(model: Model) -> LossPerExample:
         def apply(seen: Array, time: Array, cond: Cond) -> Array:
             return model.network.apply(params, seen, time, cond, dropout_keys)
 
-        network = feed(apply, process.network_time, process.input_scale)
-        x0, noise_keys = images.to_float(batch["image"]), fold_in(keys, 2)
+        network, noise_keys = _fed(model, apply), fold_in(keys, 2)
+        x0 = images.to_float(batch["image"]) if len(model.image_shape) == 3 else batch["image"]
         if draw_time is not None:
             return objective(network, x0, draw_time(fold_in(keys, 1)), noise_keys, cond), None
         steps, importance = times.draw(history, fold_in(keys, 1))
@@ -349,6 +390,14 @@ def loss_per_example(model: Model) -> LossPerExample:
         return importance * each, (steps, each)
 
     return loss
+
+
+def _fed(model: Model, apply: Callable[..., Array]) -> Callable[[Array, Float[Array, "*B"], Cond], Array]:
+    """A network as (x_t, t in [0, 1], cond) -> raw output; logits [B, D, K] of categorical data."""
+    process, transition = model.process, model.transition
+    if transition is None:
+        return feed(apply, process.network_time, process.input_scale)
+    return lambda x_t, t, cond: apply(x_t, process.network_time(t), cond).reshape(*x_t.shape, transition.num_classes)
 
 
 def loss_history(model: Model) -> LossHistory | tuple[()]:
@@ -361,13 +410,16 @@ def _objective(model: Model) -> Callable[..., Float[Array, "B"]]:
     """The config's loss, as (network, x0, t, keys, cond) -> [B]."""
     d, schedule, output = model.config.diffusion, model.process.schedule, model.parameterization
     _check_objective(model)
+    if model.transition is not None:
+        transition = model.transition
+        return lambda network, *example: losses.categorical_loss(network, transition, *example, kind=d.objective)
     if d.objective == "denoising":
         space = output if d.loss_space == d.parameterization else _parameterization(model.config, "loss_space")
         weight = WEIGHTS[d.weight](model.config)
         return lambda network, *example: losses.denoising_loss(
             network, output, space, schedule, *example, weight=weight, distance=d.distance
         )
-    settings = {"kind": d.objective, "variance": d.variance}
+    settings = {"kind": d.objective, "variance": d.variance, "decoder": decoder(model)}
     return lambda network, *example: (
         losses.ddpm_loss(network, output, schedule, d.num_table_steps, *example, **settings).loss
     )
@@ -380,6 +432,8 @@ def _check_objective(model: Model) -> None:
     for field, known in (("objective", OBJECTIVES), ("weight", WEIGHTS), ("distance", losses.DISTANCES)):
         if d[field] not in known:
             raise unknown_name(f"config.diffusion.{field}", d[field], known)
+    if d.kind == "discrete":
+        return _check_categorical_objective(d)
     if d.schedule.startswith(TABLE) and model.process.schedule(jnp.ones(())).alpha == 0:
         _check_pure_noise(d, _learned_variance(model.config))
     if d.objective != "denoising":
@@ -412,6 +466,14 @@ def _check_pure_noise(d: ConfigDict, learned_variance: bool) -> None:
     )
 
 
+def _check_categorical_objective(d: ConfigDict) -> None:
+    if d.objective not in losses.CATEGORICAL_LOSSES or d.time not in DISCRETE_TIMES:
+        raise UserError(
+            f"config.diffusion.kind=discrete is trained by its bound, at the steps of its table; got objective={d.objective} and "
+            f"time={d.time}. Set config.diffusion.objective=rescaled_kl and time=discrete_uniform or loss_second_moment."
+        )
+
+
 def _check_ddpm_objective(d: ConfigDict) -> None:
     if d.time not in DISCRETE_TIMES:
         raise UserError(
@@ -423,6 +485,18 @@ def _check_ddpm_objective(d: ConfigDict) -> None:
             f"config.diffusion.objective={d.objective} judges what the network outputs, by the plain square. Set loss_space="
             f"{d.parameterization}, weight=none and distance=l2, or objective=denoising."
         )
+
+
+def decoder(model: Model) -> str | None:
+    """What the last step of a likelihood decodes to; see `likelihood.step_bits`."""
+    return "uint8" if len(model.image_shape) == 3 else None
+
+
+def logits(model: Model, params: Params) -> discrete.Logits:
+    """The network of a model of categories, with parameters bound."""
+    assert model.transition is not None, "a model of numbers has a denoiser"
+    network, num_steps = _fed(model, functools.partial(model.network.apply, params)), model.transition.num_steps
+    return lambda x_t, step: network(x_t, step / num_steps, {})
 
 
 def denoiser(model: Model, params: Params) -> Denoiser:
@@ -455,9 +529,9 @@ def grid(model: Model) -> Float[Array, "N+1"]:
             f"{config.diffusion.schedule} has no signal left. Set config.sample.start=0.98, or use ddpm_linear or ddpm_cosine"
             f"{' without zero_terminal_snr' if config.diffusion.zero_terminal_snr else ''}."
         )
-    if silent and config.sample.sampler == "lms":
+    if silent and config.sample.sampler in ("lms", "plms"):
         raise UserError(
-            f"the sampler lms steps in sigma / alpha, which is infinite where the schedule {config.diffusion.schedule} starts. "
+            f"the sampler {config.sample.sampler} divides by alpha, which is 0 where {config.diffusion.schedule} starts. "
             "Set sample.start=0.98 or sample.grid=karras, or choose another sampler."
         )
     return times
@@ -573,7 +647,17 @@ def _captioned_scenes(config: ConfigDict, split: str) -> Source:
     return builder.as_data_source(split)
 
 
-DATA_SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {"captioned_scenes": _captioned_scenes}
+def _toy(config: ConfigDict, split: str) -> Source:
+    try:
+        return toys.SOURCES[config.data.name](split)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+DATA_SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {
+    "captioned_scenes": _captioned_scenes,
+    **dict.fromkeys(toys.SOURCES, _toy),
+}
 
 
 def encode_example(model: Model) -> Callable[[Example], Example]:

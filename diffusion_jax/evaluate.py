@@ -6,6 +6,9 @@
 For captioned scenes: samples the captions of a split that training never saw ("validation": new captions of known
 colour-shape pairs; "test": colour-shape pairs never seen together), reads the pictures back with the caption checker,
 and prints each attribute's score beside its score on real renders of the same captions.
+
+For swiss_roll and heartbeat: the variational bound on the log2-likelihood of held-out data, beside the true likelihood and
+the figures of Sohl-Dickstein et al. 2015.
 """
 
 import json
@@ -19,7 +22,10 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A training run's --workdir, or one step of it (DIR/checkpoints/STEP)."
 )
 GUIDANCE_SCALES = flags.DEFINE_list("guidance_scales", ["1", "2", "4"], "Guidance scales to compare; 1 is off.")
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 256, "Images per guidance scale.", lower_bound=1)
+VECTORS = 4096  # held-out examples of a bound, where --num_samples is not given
+NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", 256, "Images per guidance scale; examples of a bound (4096 where it is not given).", lower_bound=1
+)
 SPLIT = flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Whose captions to sample.")
 SAMPLER = flags.DEFINE_string("sampler", None, "ancestral, ddim, euler or heun. [the config's]")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Sampler steps. [the config's]", lower_bound=1)
@@ -51,13 +57,29 @@ def main(argv: list[str]) -> None:
     import numpy as np
     import tqdm
 
-    from diffusion_jax import build, sampling
+    from diffusion_jax import build, sampling, vectors
     from diffusion_jax.data.pipeline import as_text
     from diffusion_jax.errors import UserError
     from diffusion_jax.metrics import caption_checker
 
     loaded = sampling.load(str(CHECKPOINT.value), {"sampler": SAMPLER.value, "num_steps": NUM_STEPS.value})
     model, config = loaded.model, loaded.model.config
+    out = pathlib.Path(OUT.value) if OUT.value else loaded.workdir / f"scores_{SPLIT.value}.json"
+    if vectors.is_vector(model):
+        source = build.source(config, SPLIT.value)
+        count = min(NUM_SAMPLES.value if NUM_SAMPLES.present else VECTORS, len(source))
+        x0 = np.stack([source[i]["image"] for i in range(count)])
+        scores = vectors.score(model, loaded.params, x0, SEED.value)
+        steps = config.diffusion.num_table_steps
+        print(
+            f"{config.data.name}, {count} of the {SPLIT.value} split, all {steps} steps; log2-likelihood in bits per example:"
+        )
+        print(vectors.score_text(scores))
+        record = {"checkpoint": str(loaded.workdir), "step": loaded.step, "split": SPLIT.value, "num_samples": count}
+        record |= {"seed": SEED.value, "jax": jax.__version__, "scores": scores}
+        out.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"wrote {out}")
+        return
     if config.data.name != "captioned_scenes" or config.model.condition != "text":
         raise UserError(
             "the caption checker reads text-conditional models of captioned_scenes; this checkpoint is another."
@@ -89,7 +111,6 @@ def main(argv: list[str]) -> None:
         "jax": jax.__version__,
         "scores": scores,
     }
-    out = pathlib.Path(OUT.value) if OUT.value else loaded.workdir / f"scores_{SPLIT.value}.json"
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}")
 

@@ -1,18 +1,20 @@
 """Losses per example. Their weights are in `weights`, the distributions of the time they are drawn at in `times`."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
+from diffusion_jax import discrete
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.keys import normal_per_example
 from diffusion_jax.likelihood import step_bits
 from diffusion_jax.posterior import check_variance
 from diffusion_jax.predictions import Parameterization, Prediction
-from diffusion_jax.schedules import Schedule, diffuse, discrete_step, logsnr
+from diffusion_jax.schedules import Schedule, diffuse, discrete_step, edm_sigma, logsnr
 
 DISTANCES: dict[str, Callable[[Array], Array]] = {
     "l2": jnp.square,
@@ -21,6 +23,7 @@ DISTANCES: dict[str, Callable[[Array], Array]] = {
     "huber": lambda error: jnp.where(jnp.abs(error) < 1, jnp.square(error) / 2, jnp.abs(error) - 0.5),
 }
 DDPM_LOSSES = ("mse", "rescaled_mse", "kl", "rescaled_kl")
+CATEGORICAL_LOSSES = ("kl", "rescaled_kl")
 
 
 def denoising_loss(
@@ -96,6 +99,7 @@ def ddpm_loss(
     *,
     kind: str = "mse",
     variance: str = "small",
+    decoder: str | None = "uint8",
 ) -> DdpmLoss:
     """The losses of DDPM, improved DDPM and ADM at the steps of a table of T:
 
@@ -112,12 +116,13 @@ def ddpm_loss(
       parameterization: what the output means, and the space of mse.
       schedule: the forward process, `schedules.from_betas` of T betas.
       num_steps: T.
-      x0: clean data [B, ...], in [-1, 1], made from uint8.
+      x0: clean data [B, ...]; with decoder "uint8" in [-1, 1] and made from uint8.
       t: one time per example, each (i + 1) / T (`times.discrete_uniform_time`).
       keys: one key per example, for its noise.
       cond: the condition, arrays [B, ...].
       kind: one of DDPM_LOSSES.
       variance: one of posterior.VARIANCES, the reverse step's.
+      decoder: of the last step, as in `likelihood.variational_bound`, whose terms these are.
 
     Raises:
       ValueError: a name is unknown.
@@ -138,7 +143,9 @@ def ddpm_loss(
         prediction = parameterization.from_output(output, x_t, t, schedule)._replace(raw_variance=raw_variance)
         # Rounded to the step's number: at the first step s must be the data exactly, not 1e-8.
         s = jnp.round(discrete_step(t, num_steps)) / num_steps
-        return step_bits(schedule, prediction, x0, x_t, t, s, variance)
+        # That of the smallest noise for continuous data; else step_bits' own, of the step before.
+        last = None if decoder else 2 * jnp.log(edm_sigma(schedule(jnp.asarray(1 / num_steps, x0.dtype))))
+        return step_bits(schedule, prediction, x0, x_t, t, s, variance, last, decoder)
 
     if kind in ("kl", "rescaled_kl"):
         bits = vb(output) * (num_steps if kind == "rescaled_kl" else 1)
@@ -148,6 +155,40 @@ def ddpm_loss(
         return DdpmLoss(mse, mse, None)
     bits = vb(jax.lax.stop_gradient(output)) * (num_steps / 1000 if kind == "rescaled_mse" else 1)
     return DdpmLoss(mse + bits, mse, bits)
+
+
+def categorical_loss(
+    apply: Callable[[Int[Array, "B D"], Float[Array, "B"], Cond], Float[Array, "B D K"]],
+    process: discrete.Transition,
+    x0: Int[Array, "B D"],
+    t: Float[Array, "B"],
+    keys: Key[Array, "B"],
+    cond: Cond,
+    *,
+    kind: str = "rescaled_kl",
+) -> Float[Array, "B"]:
+    """A term of the bound of categorical data, `discrete.step_nats`, in bits per dimension; times T for "rescaled_kl".
+
+    Args:
+      apply: (x_t, t, cond) -> logits of x_0.
+      process: the forward process, of T steps.
+      x0: categories.
+      t: one time per example, each (i + 1) / T (`times.discrete_uniform_time`).
+      keys: one key per example, for its noise.
+      cond: the condition, arrays [B, ...].
+      kind: "kl" or "rescaled_kl".
+
+    Raises:
+      ValueError: the kind is another.
+
+    Source: Sohl-Dickstein et al. 2015, eq. 14; Austin et al. 2021.
+    """
+    if kind not in CATEGORICAL_LOSSES:
+        raise ValueError(f"kind must be one of {CATEGORICAL_LOSSES}; got {kind!r}.")
+    step = jnp.round(t * process.num_steps).astype(jnp.int32)
+    x_t = discrete.q_sample(process, x0, step, keys)
+    nats = discrete.step_nats(process, apply(x_t, t, cond), x0, x_t, step)
+    return nats / (x0.shape[1] * math.log(2)) * (process.num_steps if kind == "rescaled_kl" else 1)
 
 
 def _mean(x: Float[Array, "B ..."]) -> Float[Array, "B"]:

@@ -11,7 +11,7 @@ import tqdm
 
 import diffusion_jax
 from configs.default import get_config as default_config
-from diffusion_jax import build, images, pictures, samplers, schedules
+from diffusion_jax import build, images, pictures, samplers, schedules, vectors
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.errors import UserError
@@ -24,6 +24,7 @@ from diffusion_jax.training.placement import Placement
 
 RESULTS = "samples.json"
 MAX_GRID_ROWS = 32
+NUM_SAMPLES, BATCH_SIZE = 4, 32  # images per condition and at a time, unless the request says
 
 
 class Loaded(NamedTuple):
@@ -42,10 +43,10 @@ class Request:
     checkpoint: str
     prompts: tuple[str, ...]
     labels: tuple[int, ...]
-    num_samples: int
+    num_samples: int | None
     overrides: dict[str, Any]
     seed: int
-    batch_size: int
+    batch_size: int | None
     out: str
     overwrite: bool = False
     negative_prompt: str | None = None
@@ -99,7 +100,9 @@ def run(request: Request) -> None:
     loaded = load(request.checkpoint, request.overrides)
     model, place = loaded.model, build.placement(loaded.model.config)
     names, cond = _conditions(model, request)
-    count, batch_size = len(names) * request.num_samples, request.batch_size
+    if vectors.is_vector(model):
+        return _write_vectors(out, loaded, place, request)
+    count, batch_size = len(names) * (request.num_samples or NUM_SAMPLES), request.batch_size or BATCH_SIZE
     batch_size = -(-min(batch_size, count) // place.num_devices) * place.num_devices
     every = np.arange(count) % len(names)
     cond = jax.tree.map(lambda leaf: np.asarray(leaf)[every], cond)
@@ -120,6 +123,27 @@ def run(request: Request) -> None:
             loaded.params, cond, np.arange(count), request.seed, knobs, plan.grid, batch_size, bar.update, inputs
         )
     _write(out, made, names, every, given.rows(), loaded, request)
+
+
+def _write_vectors(out: pathlib.Path, loaded: Loaded, place: Placement, request: Request) -> None:
+    """Samples of a model whose data are vectors."""
+    if request.edit != pictures.Edit():
+        raise UserError("this checkpoint's samples are vectors: there is no picture to edit.")
+    config = loaded.model.config
+    count = request.num_samples or config.sample.samples_per_prompt
+    unused = {"guidance", "guidance_scale", "guidance_low", "guidance_combine", "guidance_rescale", "threshold"}
+    if loaded.model.transition is not None:  # categories have the one sampler of `discrete.sample`
+        unused |= {"sampler", "num_steps", "grid", "spacing", "eta", "order", "churn", "temperature"}
+    if given := sorted(name for name in unused if request.overrides.get(name) is not None):
+        flag = "guidance_interval" if given[0] == "guidance_low" else given[0]
+        raise UserError(f"--{flag} changes nothing about this checkpoint's samples, which are vectors: leave it out.")
+    samples = vectors.make_draw(loaded.model, place)(loaded.params, count, request.seed, request.batch_size)
+    record = _record(loaded, request) | {"num_samples": count}
+    try:
+        vectors.write_samples(out, config.data.name, samples, record)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}. Free some space or choose another --out.") from error
+    print(f"wrote {count} samples of step {loaded.step}: samples.npz, grid.png and {RESULTS} to {out}")
 
 
 def _draw(loaded: Loaded, place: Placement, count: int, seed: int, knobs: Knobs) -> pictures.Draw:
@@ -221,6 +245,18 @@ def _remark(model: build.Model, prompt: str) -> None:
         )
 
 
+def _record(loaded: Loaded, request: Request) -> dict[str, Any]:
+    return {
+        "diffusion_jax": diffusion_jax.__version__,
+        "jax": jax.__version__,
+        "backend": jax.default_backend(),
+        "checkpoint": str(loaded.workdir),
+        "step": loaded.step,
+        "seed": request.seed,
+        "sample": loaded.model.config.sample.to_dict(),
+    }
+
+
 def _write(
     out: pathlib.Path,
     made: np.ndarray,
@@ -240,14 +276,7 @@ def _write(
         what = {"text": "prompts", "label": "labels"}.get(kind)
         values = np.asarray(request.labels or range(len(names)) if kind == "label" else names)[every]
         np.savez(out / "samples.npz", arr_0=made, **({what: values} if what else {}))
-        record = {
-            "diffusion_jax": diffusion_jax.__version__,
-            "jax": jax.__version__,
-            "backend": jax.default_backend(),
-            "checkpoint": str(loaded.workdir),
-            "step": loaded.step,
-            "seed": request.seed,
-            "sample": loaded.model.config.sample.to_dict(),
+        record = _record(loaded, request) | {
             "negative_prompt": request.negative_prompt,
             "weak_checkpoint": request.weak_checkpoint,
             "edit": dataclasses.asdict(request.edit),

@@ -265,6 +265,21 @@ def warmup_betas(num_steps: int, fraction: float, beta_first: float = 1e-4, beta
     return betas
 
 
+def geometric_betas(num_steps: int, sigma_first: float = 1e-3, sigma_last: float = 20.0) -> np.ndarray:
+    """betas [T] under which sigma / alpha grows from step to step by one factor, float64: for data with fine detail.
+
+    Args:
+      num_steps: T.
+      sigma_first: sigma / alpha of the first step.
+      sigma_last: of the last.
+
+    Source: Song and Ermon 2019, section 4.3, brought to preserved variance.
+    """
+    ratio = np.geomspace(sigma_first, sigma_last, _positive(num_steps), dtype=np.float64)
+    log_alpha_bar = np.concatenate([[0.0], -np.log1p(ratio**2)])
+    return -np.expm1(np.diff(log_alpha_bar))
+
+
 def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
     """Betas rescaled so that the last step leaves no signal: alpha_T = 0, alpha of the first step unchanged.
 
@@ -325,6 +340,7 @@ BETAS: dict[str, Callable[[int], np.ndarray]] = {
     "sigmoid_alpha_bar": sigmoid_alpha_bar_betas,
     "const": constant_betas,
     "jsd": jsd_betas,
+    "geometric": geometric_betas,
     "warmup10": functools.partial(warmup_betas, fraction=0.1),
     "warmup50": functools.partial(warmup_betas, fraction=0.5),
 }

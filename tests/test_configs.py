@@ -40,7 +40,11 @@ def take_steps(config, num_steps=4):
     size = config.train.batch_size
     rng = np.random.default_rng(0)
     cond = {name: np.stack([value] * size) for name, value in model.null_cond.items()}
-    batch = {"image": rng.integers(0, 256, (size, *model.image_shape), dtype=np.uint8), **cond}
+    if len(model.image_shape) == 3:
+        data = rng.integers(0, 256, (size, *model.image_shape), dtype=np.uint8)
+    else:
+        data = build.source(config, "validation").values[:size]
+    batch = {"image": data, **cond}
     step = build.placement(config).train(
         make_train_step(build.loss_per_example(model), optimizer, config.ema.decay, config.seed)
     )
@@ -138,11 +142,16 @@ def test_every_choice_of_a_config_traces_to_a_train_step(changes):
         ("model.condition", "texts", "Did you mean text"),
         ("model.dtype", "bf16", "bfloat16"),
         ("model.patch_size", 3, "multiples of"),
+        ("sample.sampler", "plms", "divides by alpha, which is 0"),
         ("sample.grid", "karas", "unknown config.sample.grid.*Did you mean karras"),
         ("sample.num_steps", 0, "num_steps"),
         ("diffusion.parameterization", "eps", "sample.start=0.98"),
         ("parallel.placement", "shard", "config.parallel.placement"),
         ("data.name", "cifar", "config.data.name"),
+        ("data.name", "swiss_roll", "model.kind=unet does not fit.*Set model.kind=mlp"),
+        ("data.name", "heartbeat", "Set diffusion.kind=discrete"),
+        ("diffusion.kind", "categorical", "Known: discrete, gaussian"),
+        ("model.kind", "mpl", "Did you mean mlp"),
     ],
 )
 def test_a_wrong_value_is_told_with_what_is_known(field, value, message):
@@ -177,6 +186,32 @@ def test_choices_that_cannot_work_together_are_told_with_what_would(changes, mes
         model = build.model(config, TOKENIZER)
         build.loss_per_example(model), build.grid(model)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("heartbeat", {"diffusion.time": "uniform"}, "trained by its bound.*objective=rescaled_kl"),
+        ("heartbeat", {"diffusion.objective": "mse"}, "trained by its bound"),
+        ("heartbeat", {"diffusion.transition": "masked"}, "Known: absorbing, uniform"),
+        ("heartbeat", {"diffusion.schedule": "cosine"}, "needs a table of betas"),
+        ("swiss_roll", {"model.condition": "label"}, "an mlp takes none"),
+        ("swiss_roll", {"diffusion.kind": "discrete"}, "Set diffusion.kind=gaussian"),
+        ("swiss_roll", {"model.depth": 0}, "depth of at least 1"),
+    ],
+)
+def test_a_wrong_value_for_vectors_is_told_with_what_would_do(name, changes, message):
+    config = importlib.import_module(f"configs.{name}").get_config("debug")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        build.loss_per_example(build.model(config, None))
+
+
+def test_masked_categories_take_steps_too():
+    config = importlib.import_module("configs.heartbeat").get_config("debug")
+    config.diffusion.transition = "absorbing"
+    metrics, _ = take_steps(config)
+    assert np.isfinite(metrics["loss"])
 
 
 @pytest.mark.parametrize("name", build.SCHEDULES)

@@ -268,6 +268,8 @@ def test_the_tables_are_as_their_papers_say():
     for name, rise in (("warmup10", 10), ("warmup50", 50)):
         np.testing.assert_array_equal(betas[name][rise - 1 :], 0.02)
         np.testing.assert_allclose(betas[name][:rise], np.linspace(1e-4, 0.02, rise), rtol=1e-12)
+    ratio = np.sqrt(1 / np.cumprod(1 - betas["geometric"]) - 1)
+    np.testing.assert_allclose(ratio, np.geomspace(1e-3, 20, 100), rtol=1e-6)
     middle = (betas["sigmoid"][49] + betas["sigmoid"][50]) / 2
     np.testing.assert_allclose(middle, (1e-4 + 0.02) / 2, rtol=1e-9)
     np.testing.assert_allclose(betas["sigmoid"][0], 1e-4 + 0.0199 / (1 + np.exp(6)), rtol=1e-12)

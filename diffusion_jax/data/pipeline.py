@@ -10,7 +10,10 @@ Example = dict[str, Any]
 
 
 class Source(Protocol):
-    """Random access to examples {"image": uint8 [H, W, C], "caption": text or bytes}, as a TFDS data source gives."""
+    """Random access to examples {"image": uint8 [H, W, C], "caption": text or bytes}, as a TFDS data source gives.
+
+    Of data that are vectors, "image" is a float or int [D].
+    """
 
     def __len__(self) -> int: ...
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
 
-from diffusion_jax.training.hooks import MetricWriter, SampleGrid, progress_bar
+from diffusion_jax.training.hooks import MetricWriter, progress_bar
 from diffusion_jax.training.step import TrainState
 
 
@@ -46,7 +47,7 @@ def train(
     save: Callable[[TrainState], None],
     wait: Callable[[], None],
     metrics: MetricWriter,
-    sample_grid: SampleGrid,
+    sample_grid: Callable[[int, Any], Image.Image],
     started: float,
 ) -> tuple[TrainState, str | None]:
     """Trains from the state's step to cadence.num_steps, or to a signal; saves in both cases.

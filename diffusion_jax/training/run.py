@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
+from diffusion_jax import build, vectors
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.data.pipeline import captions_of, train_batches
 from diffusion_jax.errors import UserError
@@ -143,8 +143,10 @@ def _initial_state(
     return checkpoints.restore(resume_step, template)
 
 
-def _sample_grid(model: build.Model, place: Any, workdir: pathlib.Path) -> SampleGrid:
+def _sample_grid(model: build.Model, place: Any, workdir: pathlib.Path) -> SampleGrid | vectors.SamplePicture:
     """Samples of config.sample.prompts (or, without text, of the null condition) by the EMA parameters."""
+    if vectors.is_vector(model):
+        return vectors.SamplePicture(model, place, workdir)
     config = model.config
     per_prompt = config.sample.samples_per_prompt
     if config.model.condition == "text":
