@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from configs.scenes import get_config
-from diffusion_jax import build, sampling
+from diffusion_jax import build, images, sampling
 from diffusion_jax.errors import UserError
-from diffusion_jax.generate import Knobs
+from diffusion_jax.generate import Inputs, Knobs
 from diffusion_jax.training import checkpoint, run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -161,6 +161,32 @@ def test_changing_guidance_seed_and_prompt_compiles_nothing_new(trained):
     assert not compiled
     assert (first != second).any()
     np.testing.assert_array_equal(second, third)
+
+
+@pytest.mark.parametrize("edit", ["none", "replace", "repaint", "product"])
+def test_changing_an_edit_and_every_knob_compiles_nothing_new(trained, edit):
+    loaded = sampling.load(str(trained), {"guidance_high": 0.9, "num_steps": 4})
+    model = loaded.model
+    generate, grid = build.generate(model, build.placement(model.config), edit), build.grid(model)
+    rng = np.random.default_rng(0)
+
+    def make(seed, begin, knobs, negative):
+        picture = rng.uniform(-1, 1, (8, *model.image_shape)).astype(np.float32)
+        mask = rng.uniform(size=(8, *model.image_shape[:2], 1)) < 0.5
+        null = jax.tree.map(lambda leaf: leaf[0], build.prompt_cond(model, [negative]))
+        inputs = Inputs(null_cond=null, picture=picture, mask=mask, begin=begin)
+        cond = build.prompt_cond(model, [f"a large red star {seed}"] * 8)
+        return generate(loaded.params, cond, np.arange(8), seed, knobs, grid, 8, inputs=inputs), picture, mask
+
+    make(0, 1, Knobs(), "")
+    with pytest.MonkeyPatch.context() as patch:
+        compiled = []
+        patch.setattr("jax._src.compiler.backend_compile_and_load", lambda *args, **kwargs: compiled.append(args))
+        made, picture, mask = make(1, 3, Knobs(3.0, 0.2, 0.8, 0.5, 0.3, 2.0, 0.9, 0.2, 0.997), "a blue ring")
+    assert not compiled
+    if edit in ("replace", "repaint"):
+        known = np.broadcast_to(mask, picture.shape)
+        np.testing.assert_array_equal(made[known], images.to_uint8(picture)[known])
 
 
 def test_earlier_samples_are_not_overwritten_unasked(trained, tmp_path):
