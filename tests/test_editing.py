@@ -60,7 +60,9 @@ def test_replacing_keeps_what_is_known_and_explains_x_t(name, make):
     prediction = denoiser(jnp.asarray(KNOWN), 0.4, {})
     alpha, sigma = scales(schedule, 0.4, jnp.asarray(KNOWN))
     np.testing.assert_allclose(alpha * prediction.x0 + sigma * prediction.eps, KNOWN, atol=1e-5)
-    made = draw(make(schedule), denoiser, grids.uniform(20, 0.98), 2, schedule)
+    # Euler's last step is inexact where sigma' is not constant, most of all where it ends infinite (sigma like sqrt(t)).
+    grid = grids.quadratic(20, 0.98) if make is euler else grids.uniform(20, 0.98)
+    made = draw(make(schedule), denoiser, grid, 2, schedule)
     np.testing.assert_allclose(made[MASK], KNOWN[MASK], atol=0.06 if make is euler else 1e-5)
     assert np.abs(made - KNOWN)[~MASK].min() > 1e-3
 
