@@ -28,8 +28,8 @@ def made(name, **diffusion):
 def test_the_mean_of_the_rescaled_kl_over_the_steps_is_the_bound_without_its_prior(name):
     model, params = made(name, objective="rescaled_kl", num_table_steps=8)
     x0 = jnp.asarray(build.source(model.config, "validation").values[:256])
-    network, steps = build._fed(model, lambda *args: model.network.apply(params, *args)), 8
-    objective = build._objective(model)
+    network, steps = build.models.fed(model, lambda *args: model.network.apply(params, *args)), 8
+    objective = build.objective(model)
 
     @jax.jit
     def loss(t, keys):

@@ -1,0 +1,32 @@
+"""Names in a config -> objects. The only reader of a config below the commands."""
+
+from diffusion_jax.build.data import DATA_SOURCES, encode_example, source
+from diffusion_jax.build.models import SCHEDULES, Model, Process, decoder, denoiser, logits, model, prompt_cond
+from diffusion_jax.build.sampling import GRIDS, SAMPLERS, generate, grid, knobs, sampler
+from diffusion_jax.build.training import loss_history, loss_per_example, lr_schedule, objective, optimizer, placement
+
+__all__ = [
+    "DATA_SOURCES",
+    "GRIDS",
+    "SAMPLERS",
+    "SCHEDULES",
+    "Model",
+    "Process",
+    "decoder",
+    "denoiser",
+    "encode_example",
+    "generate",
+    "grid",
+    "knobs",
+    "logits",
+    "loss_history",
+    "loss_per_example",
+    "lr_schedule",
+    "model",
+    "objective",
+    "optimizer",
+    "placement",
+    "prompt_cond",
+    "sampler",
+    "source",
+]

@@ -1,0 +1,201 @@
+"""A config's loss, optimizer and placement."""
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from diffusion_jax import images, losses, times, weights
+from diffusion_jax.build.models import (
+    DISCRETE_TIMES,
+    TABLE,
+    Model,
+    decoder,
+    fed,
+    learned_variance,
+    parameterization,
+    pick,
+)
+from diffusion_jax.denoiser import Cond
+from diffusion_jax.errors import UserError, unknown_name
+from diffusion_jax.guidance import drop_condition
+from diffusion_jax.keys import fold_in
+from diffusion_jax.models import Params
+from diffusion_jax.schedules import Schedule
+from diffusion_jax.times import LossHistory
+from diffusion_jax.training.placement import PLACEMENTS, Placement, make_placement
+from diffusion_jax.training.step import Batch, LossPerExample, Record
+
+# An x0 network judged in another space is weighed by 1 / t^2 or so: exactly 0 must not be drawn.
+MIN_TIME = 1e-3
+TIMES: dict[str, Callable[[Schedule, ConfigDict], Callable[..., Float[Array, "B"]] | None]] = {
+    "uniform": lambda schedule, config: functools.partial(times.uniform_time, low=MIN_TIME),
+    "logit_normal": lambda schedule, config: functools.partial(
+        times.logit_normal_time, mean=config.diffusion.time_mean, std=config.diffusion.time_std
+    ),
+    "log_normal_sigma": lambda schedule, config: functools.partial(
+        times.log_normal_sigma_time, schedule=schedule, mean=config.diffusion.time_mean, std=config.diffusion.time_std
+    ),
+    "discrete_uniform": lambda schedule, config: functools.partial(
+        times.discrete_uniform_time, num_steps=config.diffusion.num_table_steps
+    ),
+    "loss_second_moment": lambda schedule, config: None,  # drawn from the train state's loss history
+}
+WEIGHTS: dict[str, Callable[[ConfigDict], Callable[[Float[Array, "B"]], Float[Array, "B"]] | None]] = {
+    "none": lambda config: None,
+    "min_snr": lambda config: functools.partial(weights.min_snr, gamma=config.diffusion.weight_gamma),
+    "p2": lambda config: functools.partial(weights.p2, gamma=config.diffusion.weight_gamma),
+    "edm": lambda config: functools.partial(weights.edm_weight, sigma_data=config.diffusion.sigma_data),
+    "sigmoid": lambda config: functools.partial(weights.sigmoid_weight, bias=config.diffusion.weight_bias),
+}
+OBJECTIVES = ("denoising", *losses.DDPM_LOSSES)
+
+
+def lr_schedule(config: ConfigDict) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then constant or a cosine to 0."""
+    o = config.optimizer
+    if o.decay == "constant":
+        after = optax.constant_schedule(o.learning_rate)
+    elif o.decay == "cosine":
+        after = optax.cosine_decay_schedule(o.learning_rate, max(1, o.decay_steps - o.warmup_steps))
+    else:
+        raise unknown_name("config.optimizer.decay", o.decay, ("constant", "cosine"))
+    steps = max(1, o.warmup_steps)
+    # The first step already has a rate: (step + 1) / warmup_steps of the whole.
+    warmup = optax.linear_schedule(o.learning_rate / steps, o.learning_rate, steps - 1)
+    return optax.join_schedules([warmup, after], [o.warmup_steps])
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW."""
+    o = config.optimizer
+    adamw = optax.adamw(lr_schedule(config), o.beta1, o.beta2, weight_decay=o.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw)
+
+
+def placement(config: ConfigDict) -> Placement:
+    """Where steps run."""
+    if config.parallel.placement not in PLACEMENTS:
+        raise unknown_name("config.parallel.placement", config.parallel.placement, PLACEMENTS)
+    return make_placement(config.parallel.placement)
+
+
+def loss_per_example(model: Model) -> LossPerExample:
+    """The training loss: (params, batch, keys, history) -> (losses [B], record), with conditions dropped at random.
+
+    Raises:
+      UserError: a name is unknown, or the config's choices cannot work together.
+    """
+    d, process = model.config.diffusion, model.process
+    draw_time = pick(TIMES, d.time, "config.diffusion.time")(process.schedule, model.config)
+    judge = objective(model)
+
+    def loss(
+        params: Params, batch: Batch, keys: Array, history: LossHistory | tuple[()]
+    ) -> tuple[Float[Array, "B"], Record | None]:
+        given = {name: batch[name] for name in model.null_cond}
+        cond = drop_condition(given, model.null_cond, fold_in(keys, 0), d.cond_dropout)
+        dropout_keys = fold_in(keys, 3) if model.config.model.dropout else None
+
+        def apply(seen: Array, time: Array, cond: Cond) -> Array:
+            return model.network.apply(params, seen, time, cond, dropout_keys)
+
+        network, noise_keys = fed(model, apply), fold_in(keys, 2)
+        x0 = images.to_float(batch["image"]) if len(model.image_shape) == 3 else batch["image"]
+        if draw_time is not None:
+            return judge(network, x0, draw_time(fold_in(keys, 1)), noise_keys, cond), None
+        steps, importance = times.draw(history, fold_in(keys, 1))
+        each = judge(network, x0, times.step_time(steps, d.num_table_steps), noise_keys, cond)
+        return importance * each, (steps, each)
+
+    return loss
+
+
+def loss_history(model: Model) -> LossHistory | tuple[()]:
+    """The loss history that the train state begins with: () unless the training time is drawn from one."""
+    d = model.config.diffusion
+    return times.init(d.num_table_steps) if d.time == "loss_second_moment" else ()
+
+
+def objective(model: Model) -> Callable[..., Float[Array, "B"]]:
+    """The config's loss, as (network, x0, t, keys, cond) -> [B]."""
+    d, schedule, output = model.config.diffusion, model.process.schedule, model.parameterization
+    _check_objective(model)
+    if model.transition is not None:
+        transition = model.transition
+        return lambda network, *example: losses.categorical_loss(network, transition, *example, kind=d.objective)
+    if d.objective == "denoising":
+        space = output if d.loss_space == d.parameterization else parameterization(model.config, "loss_space")
+        weight = WEIGHTS[d.weight](model.config)
+        return lambda network, *example: losses.denoising_loss(
+            network, output, space, schedule, *example, weight=weight, distance=d.distance
+        )
+    settings = {"kind": d.objective, "variance": d.variance, "decoder": decoder(model)}
+    return lambda network, *example: (
+        losses.ddpm_loss(network, output, schedule, d.num_table_steps, *example, **settings).loss
+    )
+
+
+def _check_objective(model: Model) -> None:
+    """Refuses choices that cannot work together, with what would."""
+    d = model.config.diffusion
+    parameterization(model.config, "loss_space")
+    for field, known in (("objective", OBJECTIVES), ("weight", WEIGHTS), ("distance", losses.DISTANCES)):
+        if d[field] not in known:
+            raise unknown_name(f"config.diffusion.{field}", d[field], known)
+    if d.kind == "discrete":
+        return _check_categorical_objective(d)
+    if d.schedule.startswith(TABLE) and model.process.schedule(jnp.ones(())).alpha == 0:
+        _check_pure_noise(d, learned_variance(model.config))
+    if d.objective != "denoising":
+        return _check_ddpm_objective(d)
+    if learned_variance(model.config):
+        raise UserError(
+            f"config.diffusion.objective=denoising teaches no variance, and variance={d.variance} is the network's. Use "
+            "config.diffusion.objective=mse (improved DDPM's hybrid loss), or variance=small or large."
+        )
+    if d.weight != "none" and d.loss_space != "eps":
+        raise UserError(
+            f"config.diffusion.weight={d.weight} is made for the error of eps, but loss_space={d.loss_space}. Set "
+            "config.diffusion.loss_space=eps (whatever the network outputs), or weight=none."
+        )
+
+
+def _check_pure_noise(d: ConfigDict, learned: bool) -> None:
+    asked_for_x0 = d.loss_space not in ("eps", "score") or d.objective in ("kl", "rescaled_kl") or learned
+    if d.weight == "edm":
+        fault = "config.diffusion.weight=edm is infinite"
+    elif "velocity" in (d.parameterization, d.loss_space):
+        fault = "the velocity is 0 whatever x0 is"
+    elif d.parameterization in ("eps", "score") and asked_for_x0:
+        fault = f"config.diffusion.parameterization={d.parameterization} says nothing about x0, which this loss judges"
+    else:
+        return
+    raise UserError(
+        f"the last step of the schedule {d.schedule} is pure noise, where {fault}. Set config.diffusion.parameterization=v, "
+        "loss_space=v and weight=none (or edm, edm and none), or use a table that keeps some signal, such as ddpm_linear."
+    )
+
+
+def _check_categorical_objective(d: ConfigDict) -> None:
+    if d.objective not in losses.CATEGORICAL_LOSSES or d.time not in DISCRETE_TIMES:
+        raise UserError(
+            f"config.diffusion.kind=discrete is trained by its bound, at the steps of its table; got objective={d.objective} and "
+            f"time={d.time}. Set config.diffusion.objective=rescaled_kl and time=discrete_uniform or loss_second_moment."
+        )
+
+
+def _check_ddpm_objective(d: ConfigDict) -> None:
+    if d.time not in DISCRETE_TIMES:
+        raise UserError(
+            f"config.diffusion.objective={d.objective} is a loss of a table's steps, and time={d.time} falls between them. Use "
+            "config.diffusion.time=discrete_uniform or loss_second_moment, or objective=denoising."
+        )
+    if d.loss_space != d.parameterization or d.weight != "none" or d.distance != "l2":
+        raise UserError(
+            f"config.diffusion.objective={d.objective} judges what the network outputs, by the plain square. Set loss_space="
+            f"{d.parameterization}, weight=none and distance=l2, or objective=denoising."
+        )
