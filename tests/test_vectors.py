@@ -10,7 +10,7 @@ import pytest
 from diffusion_jax import build, discrete, losses, vectors
 from diffusion_jax.keys import keys_per_example
 
-NAMES = ("swiss_roll", "heartbeat")
+PROBLEMS = [("swiss_roll", {}), ("heartbeat", {}), ("heartbeat", {"transition": "absorbing"})]
 
 
 def made(name, **diffusion):
@@ -24,9 +24,9 @@ def made(name, **diffusion):
     return model, jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), template)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_mean_of_the_rescaled_kl_over_the_steps_is_the_bound_without_its_prior(name):
-    model, params = made(name, objective="rescaled_kl", num_table_steps=8)
+@pytest.mark.parametrize(("name", "diffusion"), PROBLEMS)
+def test_the_mean_of_the_rescaled_kl_over_the_steps_is_the_bound_without_its_prior(name, diffusion):
+    model, params = made(name, objective="rescaled_kl", num_table_steps=8, **diffusion)
     x0 = jnp.asarray(build.source(model.config, "validation").values[:256])
     network, steps = build.models.fed(model, lambda *args: model.network.apply(params, *args)), 8
     objective = build.objective(model)
@@ -49,9 +49,9 @@ def test_the_discrete_loss_knows_its_kinds():
         losses.categorical_loss(None, None, None, None, None, None, kind="mse")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_samples_do_not_depend_on_the_batch_and_are_drawn(name):
-    model, params = made(name)
+@pytest.mark.parametrize(("name", "diffusion"), PROBLEMS)
+def test_samples_do_not_depend_on_the_batch_and_are_drawn(name, diffusion):
+    model, params = made(name, **diffusion)
     draw = vectors.make_draw(model, build.placement(model.config))
     whole, parts = draw(params, 5, 3), draw(params, 5, 3, batch_size=2)
     assert whole.shape == (5, *model.image_shape)

@@ -20,7 +20,8 @@ class MLP(nn.Module):
     categories come in as one-hot vectors. The condition is not read.
 
     Args:
-      multiple: outputs per dimension, the dimension running fastest: all of the first, then all of the second.
+      multiple: outputs per dimension. How they lie is the reader's choice: all means before all variances for numbers, the
+        logits of one dimension beside each other for categories.
       width: of the blocks.
       depth: the number of blocks.
       octaves: of the sines; 0 is none.
