@@ -29,18 +29,22 @@ class TextTransformer(nn.Module):
     num_layers: int
     num_heads: int
     dtype: Any = jnp.float32
+    padding: bool = True  # False: a padded position holds its token's vector, and the mask is not read
+    final_norm: bool = True
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
+    def __call__(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"] | None = None) -> Float[Array, "B L D"]:
         init, shape = nn.initializers.normal(0.1), (self.context_length, self.width)
         x = nn.Embed(self.vocab_size, self.width, embedding_init=nn.initializers.normal(1.0), name="token_embed")(
             tokens
         )
         x = x + self.param("position_embed", init, shape)
-        x = jnp.where(mask[..., None], x, self.param("padding_embed", init, shape)).astype(self.dtype)
+        if self.padding:
+            x = jnp.where(mask[..., None], x, self.param("padding_embed", init, shape))
+        x = x.astype(self.dtype)
         for i in range(self.num_layers):
             x = TransformerBlock(self.num_heads, self.dtype, name=f"block_{i}")(x)
-        return _layer_norm("norm_out")(x).astype(self.dtype)
+        return _layer_norm("norm_out")(x).astype(self.dtype) if self.final_norm else x
 
 
 class TransformerBlock(nn.Module):
