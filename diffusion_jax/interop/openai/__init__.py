@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.errors import UserError, unknown_name
-from diffusion_jax.interop import openai_clip
+from diffusion_jax.interop import files, openai_clip
 from diffusion_jax.interop.openai import kinds, names
 from diffusion_jax.models import Network, Params
 from diffusion_jax.models.classifier import Classifier, make_classifier
@@ -136,8 +136,6 @@ def load(kind: str, weights: Any, options: Mapping[str, Any] | None = None, dtyp
 
 def save(model: Any, path: str | os.PathLike) -> None:
     """Writes what `load` returned as safetensors: the original's keys, shapes and values, in float32."""
-    from diffusion_jax.interop import files
-
     files.write_safetensors(model.state_dict(), path)
 
 
@@ -157,12 +155,8 @@ def _load(
         raise UserError(f"{kind}: {error}") from None
     template = jax.eval_shape(network.init, jax.random.key(0))
     if isinstance(weights, str | os.PathLike):
-        from diffusion_jax.interop import files
-
         weights = files.read(weights)
-    names.check(weights, {**names.original_shapes(template), **blueprint.unused})
-    params = names.from_state_dict(weights, template)
-    unused = {key: np.array(weights[key], np.float32) for key in blueprint.unused}
+    params, unused = names.from_state_dict(weights, template, blueprint.unused)
     network = network._replace(apply=jax.jit(network.apply))
     return OpenAIModel(kind, complete, module, blueprint.image_shape[-1], network, params, unused)
 

@@ -66,18 +66,35 @@ _CONV1D = re.compile(r".*_attn/(qkv|text_kv|out)/kernel|attention_pool/(qkv|out)
 _CONV2D = "adaptive_out/kernel"
 
 
-def from_state_dict(state_dict: Mapping[str, np.ndarray], template: Params) -> Params:
-    """Our parameters, in float32, from the original's arrays; `check` them first. They are fetched and converted one by one.
+def from_state_dict(
+    state_dict: Mapping[str, np.ndarray], template: Params, unused: Mapping[str, tuple[int, ...]] | None = None
+) -> tuple[Params, dict[str, np.ndarray]]:
+    """Our parameters and the unused arrays, in float32, from the original's. Each array is fetched once and converted by itself.
 
     Args:
       state_dict: arrays under the original's names.
       template: our parameters' shapes, as from `jax.eval_shape(network.init, key)`.
+      unused: names and shapes of the original's arrays that our network has no parameters for.
+
+    Raises:
+      UserError: keys are missing, left over or misshapen; it lists them.
     """
     paths, structure = _paths(template)
     keys = [original_key(path, paths) for path in paths]
+    wanted = {**original_shapes(template), **(unused or {})}
+    if wanted.keys() != set(state_dict):
+        raise _mismatch(state_dict, wanted)
+
+    def fetch(key: str) -> np.ndarray:
+        array = np.asarray(state_dict[key])
+        if array.shape != wanted[key]:
+            raise _mismatch(state_dict, wanted)
+        return array
+
     # A copy, always: on a CPU jax would else share memory with the caller's array, or with the file that it is mapped from.
-    arrays = [jnp.array(_to_ours(state_dict[key], path), jnp.float32) for key, path in zip(keys, paths, strict=True)]
-    return jax.tree_util.tree_unflatten(structure, arrays)
+    leaves = [jnp.array(_to_ours(fetch(key), path), jnp.float32) for key, path in zip(keys, paths, strict=True)]
+    kept = {key: np.array(fetch(key), np.float32) for key in unused or {}}
+    return jax.tree_util.tree_unflatten(structure, leaves), kept
 
 
 def to_state_dict(params: Params) -> dict[str, np.ndarray]:
@@ -100,8 +117,7 @@ def original_shapes(template: Params) -> dict[str, tuple[int, ...]]:
     }
 
 
-def check(state_dict: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises UserError, which lists them, if keys are missing, left over or misshapen."""
+def _mismatch(state_dict: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> UserError:
     found = {
         "missing": [key for key in wanted if key not in state_dict],
         "left over": [key for key in state_dict if key not in wanted],
@@ -111,11 +127,10 @@ def check(state_dict: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) 
             if key in state_dict and np.shape(state_dict[key]) != shape
         ],
     }
-    if any(found.values()):
-        told = [f"{what} {_listed(keys)}" for what, keys in found.items() if keys]
-        raise UserError(
-            f"the weights do not fit this network: {'; '.join(told)}. Give the kind and the options that they were made with."
-        )
+    told = "; ".join(f"{what} {_listed(keys)}" for what, keys in found.items() if keys)
+    return UserError(
+        f"the weights do not fit this network: {told}. Give the kind and the options that they were made with."
+    )
 
 
 def _listed(keys: list[str], most: int = 10) -> str:
@@ -168,7 +183,6 @@ def _paths(tree: Params) -> tuple[list[str], Any]:
 
 
 def _to_ours(array: np.ndarray, path: str) -> np.ndarray:
-    array = np.asarray(array)
     if path.endswith("/kernel"):
         ones = _trailing_ones(path)
         if array.ndim - ones == 4:
