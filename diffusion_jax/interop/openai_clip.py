@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from diffusion_jax import guidance, schedules
 from diffusion_jax.errors import UserError, unknown_name
+from diffusion_jax.interop import files
 from diffusion_jax.interop.openai_clip_keys import encoder_params, encoder_state_dict
 from diffusion_jax.models import Params
 from diffusion_jax.models.clip import (
@@ -258,11 +259,7 @@ def _by_encoder(weights: Any, expected: tuple[str, ...]) -> tuple[dict[str, Mapp
 
 
 def _read(weights: Any) -> Mapping[str, Any]:
-    if isinstance(weights, str | os.PathLike):
-        from diffusion_jax.interop import files
-
-        return files.read(weights)
-    return weights
+    return files.read(weights) if isinstance(weights, str | os.PathLike) else weights
 
 
 def _complete(options: dict[str, Any], kind: str, encoders: tuple[str, ...]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from sampler_cases import give_noise
 
 from diffusion_jax import grids, guidance, samplers, schedules
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop.openai_clip import LOADERS, load_clip
+from diffusion_jax.interop import openai
+from diffusion_jax.interop.openai_clip import load_clip
 from diffusion_jax.samplers.ancestral import ancestral
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -138,7 +139,15 @@ def test_published_files_load_without_options_and_save_back_the_same(name, count
     rng = np.random.default_rng(0)
     state = {key: rng.standard_normal(shape, np.float32) for key, shape in shapes.items()}
     assert sum(array.size for array in state.values()) == count
-    assert_equal(LOADERS[name](state, None).state_dict(), state)
+    assert_equal(openai.load(name, state).state_dict(), state)
+
+
+def test_a_file_is_loaded_and_written_as_any_of_openais(tmp_path):
+    model = openai.load("clip.model_creation.create_clip_model", CASE / "weights.safetensors", OPTIONS)
+    openai.save(model, tmp_path / "clip.safetensors")
+    assert_equal(load_file(tmp_path / "clip.safetensors"), weights())
+    image_file = {"image_encoder": CLEAN_CASE / "weights.safetensors"}
+    assert_equal(openai.load("create_clip_model", image_file, CLEAN_OPTIONS).state_dict(), weights(CLEAN_CASE))
 
 
 def assert_equal(ours, theirs):
