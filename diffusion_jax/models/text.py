@@ -40,6 +40,10 @@ class TextTransformer(nn.Module):
         )
         x = x + self.param("position_embed", init, shape)
         if self.padding:
+            if mask is None:
+                raise ValueError(
+                    "a text with padding embeddings needs the mask of its tokens: cond['mask'], True at a token."
+                )
             x = jnp.where(mask[..., None], x, self.param("padding_embed", init, shape))
         x = x.astype(self.dtype)
         for i in range(self.num_layers):

@@ -92,6 +92,7 @@ _MULTS_BY_SIZE = {
     256: (1, 1, 2, 2, 4, 4),
     128: (1, 1, 2, 3, 4),
     64: (1, 2, 3, 4),
+    32: (1, 2, 2, 2),  # improved-diffusion's; guided-diffusion has no such size
 }
 _SR_MULTS_BY_SIZE = {**_MULTS_BY_SIZE, 512: (1, 1, 2, 2, 4, 4)}
 
@@ -271,10 +272,7 @@ PUBLISHED = {
         "sr_create_model",
         {**_SR_FLAGS, "large_size": 512, "small_size": 128, "attention_resolutions": "32,16"},
     ),
-    "iddpm_cifar10_uncond": (
-        "create_model",
-        {**_IDDPM_FLAGS, "image_size": 32, "channel_mult": "1,2,2,2", "dropout": 0.3},
-    ),
+    "iddpm_cifar10_uncond": ("create_model", {**_IDDPM_FLAGS, "image_size": 32, "dropout": 0.3}),
     "iddpm_imagenet64_uncond": ("create_model", {**_IDDPM_FLAGS, "image_size": 64}),
     "glide_base": ("Text2ImUNet", _GLIDE_OPTIONS),
     "glide_base_inpaint": ("InpaintText2ImUNet", _GLIDE_OPTIONS),

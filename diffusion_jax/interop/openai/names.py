@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.errors import UserError
@@ -91,8 +90,11 @@ def from_state_dict(
             raise _mismatch(state_dict, wanted)
         return array
 
-    # A copy, always: on a CPU jax would else share memory with the caller's array, or with the file that it is mapped from.
-    leaves = [jnp.array(_to_ours(fetch(key), path), jnp.float32) for key, path in zip(keys, paths, strict=True)]
+    # np.array copies always, and once: jax may then share the copy's memory, but never the caller's or a mapped file's.
+    arrays = (
+        np.array(_to_ours(fetch(key), path), np.float32, order="C") for key, path in zip(keys, paths, strict=True)
+    )
+    leaves = [jax.device_put(array) for array in arrays]
     kept = {key: np.array(fetch(key), np.float32) for key in unused or {}}
     return jax.tree_util.tree_unflatten(structure, leaves), kept
 
