@@ -3,10 +3,10 @@
     python benchmarks/read_weights.py
     python benchmarks/read_weights.py --shapes=tests/golden/networks/adm_64_cond.tsv --repeats=5
 
-Writes files of random float32 arrays with the names and shapes of GLIDE's base model (385 million parameters, 1.5 GB), as
-safetensors and as torch.save lays them out, into a temporary folder. Each reading is a process of its own that keeps all
-that it read, so that its peak of resident memory is what that reading needs; "bytes" is np.fromfile of the whole file. The files
-are in the page cache: the figures are of the work, not of the disk.
+Writes files of random float32 arrays with the names and shapes of GLIDE's base model (385 million parameters, 1.5 GB),
+as safetensors and as torch.save lays them out, into a temporary folder. Each reading is a process of its own that keeps
+all that it read, so that its peak of resident memory is what that reading needs; "bytes" is np.fromfile of the whole
+file. The files are in the page cache: the figures are of the work, not of the disk.
 """
 
 import pathlib

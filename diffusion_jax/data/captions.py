@@ -74,10 +74,14 @@ class CaptionTokenizer:
         Args:
           captions: N texts; "" is the null caption.
           context_length: L; what goes beyond is cut off (see `num_tokens`).
+
+        Raises:
+          UserError: a caption is no Unicode text (it has half of a surrogate pair).
         """
         tokens = np.full((len(captions), context_length), self._end, np.int32)
         mask = np.zeros((len(captions), context_length), bool)
-        for i, encoding in enumerate(self._tokenizer.encode_batch(list(captions), add_special_tokens=False)):
+        texts = [_text(caption) for caption in captions]
+        for i, encoding in enumerate(self._tokenizer.encode_batch(texts, add_special_tokens=False)):
             ids = encoding.ids[:context_length]
             tokens[i, : len(ids)] = ids
             mask[i, : len(ids)] = True
@@ -85,4 +89,15 @@ class CaptionTokenizer:
 
     def num_tokens(self, caption: str) -> int:
         """How many tokens a caption has before it is cut."""
-        return len(self._tokenizer.encode(caption, add_special_tokens=False).ids)
+        return len(self._tokenizer.encode(_text(caption), add_special_tokens=False).ids)
+
+
+def _text(caption: str) -> str:
+    try:
+        caption.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the caption {caption!r} is no Unicode text: character {error.start} is half of a surrogate pair, as a "
+            "terminal that is not UTF-8 gives. Write it in UTF-8."
+        ) from error
+    return caption.lower()  # Python knows the two small sigmas; the library goes letter by letter

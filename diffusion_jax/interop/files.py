@@ -25,8 +25,8 @@ _REOPEN_BYTES = 64 * 2**20
 def read(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
     """The arrays of a file of weights, under the file's own names and in its own types.
 
-    What kind of file it is follows from what is in it, not from its name. Every array is read when it is asked for, anew
-    each time, so that asking for one twice reads twice.
+    What kind of file it is follows from what is in it, not from its name. Every array is read when it is asked for,
+    anew each time, so that asking for one twice reads twice.
 
     Args:
       path: safetensors, or a state_dict that `torch.save` wrote (`.pt`, `.pth`; any version since 2017). PyTorch is not
@@ -84,7 +84,7 @@ class _SafetensorsWeights(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
             raise KeyError(name)
-        # The library maps the file: what was read through a handle stays in memory, beside the arrays, as long as the handle.
+        # The library maps the file: what was read through a handle stays in memory as long as the handle.
         if self._bytes_read > _REOPEN_BYTES:
             self._file, self._bytes_read = self._open(), 0
         try:

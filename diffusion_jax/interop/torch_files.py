@@ -8,7 +8,7 @@ import os
 import pathlib
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -29,8 +29,8 @@ class TorchWeights(Mapping[str, np.ndarray]):
     An array is the caller's own; one that was saved as a view with strides has the same strides, and is read-only.
 
     Args:
-      path: a file that `torch.save` wrote, of the zip format (PyTorch 1.6 and later) or of the one before it. A dict with the
-        state_dict under "state_dict" or "model" is opened too, if no other entry is a dict of tensors.
+      path: a file that `torch.save` wrote, of the zip format (PyTorch 1.6 and later) or of the one before it. A dict
+        with the state_dict under "state_dict" or "model" is opened too, if no other entry is a dict of tensors.
 
     Raises:
       UserError: the file is truncated, asks for code, or holds no state_dict. Numbers that are missing are noticed
@@ -79,7 +79,7 @@ class TorchWeights(Mapping[str, np.ndarray]):
             raise UserError(f"{self._path} is damaged: it holds fewer numbers than {name} needs. {_AGAIN}")
 
     @contextlib.contextmanager
-    def _damage_told(self) -> Iterator[None]:
+    def _damage_told(self) -> Generator[None]:
         """Whatever goes wrong in parsing bytes that may be anything is one thing to the user."""
         try:
             yield
@@ -108,7 +108,7 @@ def _open_zip(file: IO[bytes], path: pathlib.Path) -> tuple[Any, dict[str, tuple
     places = {}
     for name, entry in entries.items():
         if name.startswith(folder + "data/"):
-            # The local header repeats the name and has an extra field of its own length: torch pads to 64 bytes with it.
+            # The local header repeats the name and has an extra field of its own length, with which torch aligns.
             file.seek(entry.header_offset)
             header = struct.unpack("<4s22xHH", file.read(30))
             start = entry.header_offset + 30 + header[1] + header[2]

@@ -1,8 +1,8 @@
 """The pickle in a file of `torch.save`, read as a list of tensors and never as a program.
 
-A pickle is a program: it may ask for any function of any installed module and call it. The reader here has no means to call
-one. It walks the opcodes that state_dicts are written with, answers the few names that they contain with constants, and
-refuses every other name and opcode. (Python's own unpickler, restricted to these names, would run no code either, but
+A pickle is a program: it may ask for any function of any installed module and call it. The reader here has no means
+to call one. It walks the opcodes that state_dicts are written with, answers the few names that they contain with
+constants, and refuses every other name and opcode. (Python's own unpickler, restricted to these names, would run no code either, but
 a damaged number in a file makes it ask for all the machine's memory.)
 """
 
@@ -81,8 +81,8 @@ def load(file: IO[bytes], path: pathlib.Path) -> tuple[Any, dict[str, Storage]]:
       path: the file's name, for errors.
 
     Returns:
-      What was pickled, with `Tensor` for each tensor (and parameter), a plain dict for each OrderedDict, and no attributes of
-      either; and the storages that its tensors lie in, by key.
+      What was pickled, with `Tensor` for each tensor (and parameter), a plain dict for each OrderedDict, and no
+      attributes of either; and the storages that its tensors lie in, by key.
 
     Raises:
       UserError: the pickle asks for anything else than a state_dict needs.
