@@ -2,8 +2,8 @@
 
 A pickle is a program: it may ask for any function of any installed module and call it. The reader here has no means
 to call one. It walks the opcodes that state_dicts are written with, answers the few names that they contain with
-constants, and refuses every other name and opcode. (Python's own unpickler, restricted to these names, would run no code
-either, but a damaged number in a file makes it ask for all the machine's memory.)
+constants, and refuses every other name and opcode. (Python's own unpickler, restricted to these names, would run no
+code either, but a damaged number in a file makes it ask for all the machine's memory.)
 """
 
 import enum
