@@ -10,12 +10,11 @@ measured before and after in the same run. Machines are noisy: compare shares an
 import json
 import pathlib
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
+from peak import PRODUCT_FLOPS, product, seconds
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -24,19 +23,6 @@ from diffusion_jax import cli
 CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.")
 REPEATS = flags.DEFINE_integer("repeats", 15, "Timed runs of each program.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "A file for the figures.")
-MATRIX = 2048
-
-
-def seconds(fn: Callable[[], Any], repeats: int) -> list[float]:
-    """Times of single calls, after one that is not counted; sorted."""
-    import jax
-
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(fn())
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])
 
 
 def main(argv: list[str]) -> None:
@@ -69,19 +55,18 @@ def main(argv: list[str]) -> None:
 
     x, scale = jnp.zeros((size, *model.image_shape)), jnp.float32(3)
     sample = jax.jit(sampler_step).lower(state.params, x, scale).compile()
-    matrix = jax.random.normal(jax.random.key(0), (MATRIX, MATRIX), jnp.float32)
-    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+    multiply = product()
 
-    best = seconds(lambda: product(matrix), repeats)[0]
+    best = seconds(multiply, repeats)[0]
     rows = []
     for name, program, args in (
         ("train step", train, (state, batch)),
         ("sampler step", sample, (state.params, x, scale)),
     ):
         times = seconds(lambda program=program, args=args: program(*args), repeats)
-        best = min(best, seconds(lambda: product(matrix), repeats)[0])
+        best = min(best, seconds(multiply, repeats)[0])
         rows.append({"program": name, "median_s": times[len(times) // 2], "flops": program.cost_analysis()["flops"]})
-    peak = 2 * MATRIX**3 / best
+    peak = PRODUCT_FLOPS / best
     print(f"{jax.local_devices()[0].device_kind}, batch {size}, float32 product peak {peak / 1e9:.0f} GFLOP/s")
     print(f"{'':14}{'ms/step':>10}{'images/s':>10}{'GFLOP':>10}{'of peak':>10}")
     for row in rows:

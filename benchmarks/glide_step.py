@@ -1,0 +1,107 @@
+"""One evaluation of a network of GLIDE's base size, against this machine's matrix-product peak and against PyTorch.
+
+    python benchmarks/glide_step.py
+    python benchmarks/glide_step.py --torch_python=/path/to/venv/bin/python --repeats=5 --json=glide.json
+
+385 million parameters, text (128 tokens) included, 64 x 64 pixels, float32, random weights; batch 2 is what
+classifier-free guidance of one image takes. Everything is timed in turn, round after round, and the best counts: on a
+machine that others share single times tell little. The peak is the best rate of a 2048-wide product, of either library.
+
+Operations are XLA's own count for the compiled program; PyTorch does the same work, eager, in both of its layouts, and its
+share is of the same operations (its own count is printed beside them).
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+from peak import PRODUCT_FLOPS, product, seconds
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from diffusion_jax import cli
+
+BATCHES = flags.DEFINE_list("batches", ["1", "2"], "Batch sizes.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; the best time of each counts.", lower_bound=1)
+TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "A Python that has PyTorch, to be timed beside.")
+JSON = flags.DEFINE_string("json", None, "A file for the figures.")
+
+
+def our_programs(batches: list[int]) -> tuple[int, dict[str, Callable[[], Any]], dict[int, float]]:
+    """The number of parameters, a program to time per batch, and its operations."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from diffusion_jax.models.text import TextTransformer
+    from diffusion_jax.models.unet import UNet, make_network
+
+    text = TextTransformer(vocab_size=50257, context_length=128, width=512, num_layers=16, num_heads=8)
+    network = make_network(UNet(6, 192, (1, 2, 3, 4), 3, (2, 4, 8), num_head_channels=64, text=text), (64, 64, 3))
+    template, rng = jax.eval_shape(network.init, jax.random.key(0)), np.random.default_rng(0)
+    # Drawn rather than initialised: compiling that takes longer than all that is timed.
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32)), template)
+    programs, flops = {}, {}
+    for batch in batches:
+        tokens = jnp.arange(batch * 128).reshape(batch, 128)
+        inputs = (jnp.ones((batch, 64, 64, 3)), jnp.full(batch, 500.0), {"tokens": tokens, "mask": tokens % 128 < 20})
+        program = jax.jit(network.apply).lower(params, *inputs).compile()
+        programs[f"{batch} diffusion_jax"] = lambda program=program, inputs=inputs: program(params, *inputs)
+        flops[batch] = program.cost_analysis()["flops"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params)), programs, flops
+
+
+def torch_answers(python: str) -> Callable[[str], float]:
+    """A function from a request to its answer by glide_step_torch.py, which runs as a process of its own."""
+    script = pathlib.Path(__file__).with_name("glide_step_torch.py")
+    process = subprocess.Popen([python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(request: str) -> float:
+        print(request, file=process.stdin, flush=True)
+        return float(process.stdout.readline())
+
+    return ask
+
+
+def main(argv: list[str]) -> None:
+    cli.refuse_arguments(argv)
+    import jax
+
+    batches = [int(batch) for batch in BATCHES.value]
+    parameters, programs, flops = our_programs(batches)
+    timers = {name: lambda fn=fn: seconds(fn, 1)[0] for name, fn in programs.items()}
+    multiply = product()
+    timers["product"] = lambda: seconds(multiply, 3)[0]
+    print(f"{jax.local_devices()[0].device_kind}, {parameters:,} parameters, float32")
+    if TORCH_PYTHON.value:
+        ask = torch_answers(TORCH_PYTHON.value)
+        assert ask("parameters") == parameters, "the two networks differ"
+        for batch in batches:
+            print(f"batch {batch}: {flops[batch] / 1e9:.0f} GFLOP by XLA, {ask(f'flops {batch}') / 1e9:.0f} by PyTorch")
+        timers["torch product"] = lambda: min(ask("product") for _ in range(3))
+        for layout in ("contiguous", "channels_last"):
+            timers |= {f"{n} PyTorch, {layout}": lambda n=n, how=layout: ask(f"{n} {how}") for n in batches}
+
+    rounds = [{name: timer() for name, timer in timers.items()} for _ in range(REPEATS.value)]
+    best = {name: min(times[name] for times in rounds) for name in timers}
+    peak = PRODUCT_FLOPS / min(best.pop("product"), best.pop("torch product", float("inf")))
+    print(f"product peak {peak / 1e9:.0f} GFLOP/s, best of {REPEATS.value} rounds")
+    print(f"{'batch':7}{'':24}{'seconds':>10}{'GFLOP':>10}{'of peak':>10}")
+    rows = []
+    for name in sorted(best):
+        batch, what = name.split(" ", 1)
+        operations = flops[int(batch)]
+        row = {"batch": int(batch), "what": what, "seconds": best[name], "flops": operations}
+        rows.append(row | {"share_of_peak": operations / best[name] / peak})
+        print(f"{batch:7}{what:24}{best[name]:10.2f}{operations / 1e9:10.0f}{rows[-1]['share_of_peak']:10.1%}")
+    if JSON.value:
+        record = {"jax": jax.__version__, "peak_flops_per_s": peak, "rows": rows, "rounds": rounds}
+        pathlib.Path(JSON.value).write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)
