@@ -10,6 +10,12 @@ From a picture: redraw it by a prompt (SDEdit), repaint the white part of a mask
     python sample.py --checkpoint=runs/scenes --prompt="..." --init_image=a.png --mask=m.png
     python sample.py --checkpoint=runs/scenes --prompt="..." --init_image=a.png --invert
 
+In two stages, from text or from a class, and with a classifier of noisy images:
+
+    python sample.py --checkpoint=runs/glide_base --upsampler=runs/glide_upsample --prompt="an oil painting of a corgi"
+    python sample.py --checkpoint=runs/adm_64_cond --classifier=runs/adm_classifier_64 --label=207 --classifier_scale=1
+    python sample.py --checkpoint=runs/adm_upsampler_64_256 --base_samples=samples/samples.npz
+
 Everything else about the model is inside the checkpoint. An image depends on the checkpoint, the seed and its number
 alone, not on the batch size or the devices.
 """
@@ -25,7 +31,9 @@ PROMPT = flags.DEFINE_multi_string(
     "prompt", [], "A caption. Give it several times for several captions. [the config's prompts]"
 )
 PROMPTS_FILE = flags.DEFINE_string("prompts_file", None, "A text file with one caption per line, added to --prompt.")
-LABEL = flags.DEFINE_multi_integer("label", [], "A class, for class-conditional models. Repeatable. [every class]")
+LABEL = flags.DEFINE_multi_integer(
+    "label", [], "A class, for models of classes. Repeatable. [every class, or 8 at random]"
+)
 NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples",
     None,
@@ -58,7 +66,7 @@ TEMPERATURE = flags.DEFINE_float(
 )
 
 GUIDANCE = flags.DEFINE_string(
-    "guidance", None, "classifier_free, or autoguidance by --weak_checkpoint. [the config's]"
+    "guidance", None, "classifier_free, autoguidance by --weak_checkpoint, or none. [the config's]"
 )
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "How much further than the guide to go; 1 is off. [the config's]", lower_bound=0
@@ -74,8 +82,24 @@ GUIDANCE_RESCALE = flags.DEFINE_float(
 )
 NEGATIVE_PROMPT = flags.DEFINE_string("negative_prompt", None, "A caption to be guided away from. [the empty one]")
 WEAK_CHECKPOINT = flags.DEFINE_string("weak_checkpoint", None, "autoguidance: the weaker model, an earlier checkpoint.")
+CLASSIFIER = flags.DEFINE_string(
+    "classifier",
+    None,
+    "A checkpoint of a classifier of noisy images, which pulls towards --label, or of a noised CLIP, towards --prompt.",
+)
+CLASSIFIER_SCALE = flags.DEFINE_float(
+    "classifier_scale", None, "How hard --classifier pulls; 0 is off. [the config's]", lower_bound=0
+)
 THRESHOLD = flags.DEFINE_string(
     "threshold", None, "Of predicted images: clip to the range, dynamic (Imagen's) or none. [the config's]"
+)
+
+UPSAMPLER = flags.DEFINE_string(
+    "upsampler", None, "A checkpoint that enlarges what --checkpoint makes, told the same captions or classes."
+)
+UPSAMPLER_SPACING = flags.DEFINE_string("upsampler_spacing", None, "--spacing of --upsampler. [its config's]")
+BASE_SAMPLES = flags.DEFINE_string(
+    "base_samples", None, "An npz of small pictures, for a --checkpoint that is an upsampler."
 )
 
 INIT_IMAGE = flags.DEFINE_multi_string("init_image", [], "A picture to begin from; two with --interpolate --invert.")
@@ -143,6 +167,7 @@ def main(argv: list[str]) -> None:
                 "guidance_combine": GUIDANCE_COMBINE.value,
                 "guidance_rescale": GUIDANCE_RESCALE.value,
                 "threshold": THRESHOLD.value,
+                "classifier_scale": CLASSIFIER_SCALE.value,
             },
             seed=SEED.value,
             batch_size=BATCH_SIZE.value,
@@ -150,6 +175,10 @@ def main(argv: list[str]) -> None:
             overwrite=OVERWRITE.value,
             negative_prompt=NEGATIVE_PROMPT.value,
             weak_checkpoint=WEAK_CHECKPOINT.value,
+            classifier=CLASSIFIER.value,
+            upsampler=UPSAMPLER.value,
+            upsampler_overrides={"spacing": UPSAMPLER_SPACING.value},
+            base_samples=BASE_SAMPLES.value,
             edit=pictures.Edit(
                 init_images=tuple(INIT_IMAGE.value),
                 mask=MASK.value,

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     tokenizer = CaptionTokenizer.train(["a large red circle on a white background"], config.text.vocab_size)
     model, size = build.model(config, tokenizer), config.train.batch_size
     params, schedule = jax.jit(model.network.init)(jax.random.key(config.seed)), model.process.schedule
-    cond = {name: np.stack([value] * size) for name, value in model.null_cond.items()}
+    cond = {name: np.stack([value] * size) for name, value in model.blank_cond.items()}
     x = jax.random.normal(jax.random.key(1), (size, *model.image_shape))
 
     def guided(params: Any) -> Any:

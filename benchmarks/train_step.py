@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     tokenizer = CaptionTokenizer.train(["a large red circle on a white background"], config.text.vocab_size)
     model, optimizer, size = build.model(config, tokenizer), build.optimizer(config), config.train.batch_size
     state = init_state(model.network.init, optimizer, config.seed)
-    cond = {name: np.stack([value] * size) for name, value in model.null_cond.items()}
+    cond = {name: np.stack([value] * size) for name, value in model.blank_cond.items()}
     batch = {"image": np.zeros((size, *model.image_shape), np.uint8), **cond}
     step = make_train_step(build.loss_per_example(model), optimizer, config.ema.decay, config.seed)
     train = jax.jit(lambda state, batch: step(state, batch, None)).lower(state, batch).compile()

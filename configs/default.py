@@ -21,18 +21,25 @@ def get_config() -> ConfigDict:
                 "num_classes": 8,  # for model.condition = label; the scenes' label is the (first) object's shape
             },
             "text": {
-                "vocab_size": 512,  # most tokens of the BPE trained on the captions
+                "tokenizer": "trained",  # a BPE learned from the captions, or gpt2: GLIDE's, which comes with converted weights
+                "vocab_size": 512,  # trained: most tokens to learn
+                "vocabulary": "vocab.bpe.gz",  # gpt2: the file of merges, from openai/glide-text2im
                 "context_length": 16,  # tokens per caption; longer ones are cut
                 "width": 128,  # of the text transformer
                 "num_layers": 2,
                 "num_heads": 4,
             },
             "model": {
-                "kind": "unet",  # unet, or mlp for data that are vectors, which has only the next three fields
+                "kind": "unet",  # unet, classifier (of noisy images, the unet's way down), clip (of noisy images and captions), or
+                #   mlp for data that are vectors
                 "width": 128,  # mlp: of its residual blocks
                 "depth": 4,  # mlp: number of them
                 "octaves": 0,  # mlp: sines and cosines of each number at so many octaves, for fine detail
                 "condition": "text",  # text, label or none
+                "null_class": True,  # label: one class more, the null condition; without it there is no classifier-free guidance
+                "low_res": 0,  # side of a smaller picture, enlarged, as a further condition: an upsampler; 0 is none
+                "inpaint": False,  # a picture with a part masked as a further condition
+                "pool": "attention",  # classifier: attention, adaptive, spatial or spatial_v2
                 "channels": 128,  # of the first level
                 "channel_mults": (1, 2, 2),  # per level, each at half the resolution of the one before
                 "num_res_blocks": 2,  # per level
@@ -48,6 +55,18 @@ def get_config() -> ConfigDict:
                 "remat": False,  # recompute blocks in the backward pass: less memory, a third more time
                 "dtype": "float32",  # of the blocks' arithmetic: float32 or bfloat16; parameters are float32
             },
+            "clip": {  # model.kind = clip
+                "patch_size": 4,  # pixels
+                "image_width": 768,
+                "image_layers": 12,
+                "image_heads": 12,
+                "text_width": 512,
+                "text_layers": 12,
+                "text_heads": 8,
+                "features": 512,  # of the space in which both are compared
+                "vocab_size": 65536,  # rows of the table of tokens
+                "context_length": 77,
+            },
             "diffusion": {
                 "kind": "gaussian",  # gaussian, or discrete for data of categories
                 "transition": "uniform",  # discrete: what a lost category becomes: uniform (any) or absorbing (a mask)
@@ -57,6 +76,7 @@ def get_config() -> ConfigDict:
                 "schedule_shift": 1.0,  # factor of sigma / alpha for larger images, their side over the schedule's own; 1 is off
                 "sigma_max": 80.0,  # edm: noise at t = 1, in units of the data
                 "num_table_steps": 1000,  # T of the ddpm_ schedules
+                "rescale_times": False,  # ddpm_: the network is told times as if T were 1000, as improved DDPM's are
                 "zero_terminal_snr": False,  # ddpm_: rescale the table so that its last step is pure noise
                 "parameterization": "velocity",  # what the network outputs: x0, eps, v, velocity, score, edm or previous (ddpm_)
                 "sigma_data": 0.5,  # edm, as parameterization, schedule or weight: standard deviation of the data
@@ -76,12 +96,12 @@ def get_config() -> ConfigDict:
             "optimizer": {
                 "learning_rate": 1e-4,
                 "warmup_steps": 1000,  # linear; 0 is none
-                "decay": "constant",  # after the warm-up: constant, or cosine to 0 at decay_steps
-                "decay_steps": 100_000,  # end of the cosine, apart from train.num_steps
+                "decay": "constant",  # after the warm-up: constant, or linear or cosine to 0 at decay_steps
+                "decay_steps": 100_000,  # end of the decay, apart from train.num_steps
                 "beta1": 0.9,
                 "beta2": 0.999,
                 "weight_decay": 0.0,
-                "clip_norm": 1.0,  # global norm of the gradient
+                "clip_norm": 1.0,  # global norm of the gradient; 0 is no limit
             },
             "ema": {"decay": 0.9999},  # limit; young averages decay faster
             "train": {
@@ -106,7 +126,7 @@ def get_config() -> ConfigDict:
                 "spacing": "250",  # respaced: ADM's and GLIDE's strings ("250", "ddim25", "10,15,20", "fast27"); ddpm_ schedules
                 "num_steps": 50,  # for all grids but respaced
                 "start": 1.0,  # the grid's first time; below 1 for eps networks on schedules that end without signal
-                "guidance": "classifier_free",  # or autoguidance, by an earlier checkpoint
+                "guidance": "classifier_free",  # or autoguidance, by an earlier checkpoint, or none
                 "guidance_scale": 3.0,  # 1 is off
                 "guidance_combine": "plain",  # plain, rescaled or projected (APG)
                 "guidance_low": 0.0,  # no guidance at times below
@@ -115,6 +135,7 @@ def get_config() -> ConfigDict:
                 "apg_parallel": 0.0,  # projected: share of the part along x0 that is kept
                 "apg_norm": 0.0,  # projected: limit of the difference's norm over an image; 0 is none
                 "threshold": "clip",  # of predicted images: clip to [-1, 1], dynamic (Imagen) or none
+                "classifier_scale": 1.0,  # of the gradient of a classifier, or of CLIP
                 "threshold_quantile": 0.995,  # dynamic: of the absolute pixel values
                 "temperature": 1.0,  # of the first noise; 0.997 in GLIDE's upsampler
                 "samples_per_prompt": 4,

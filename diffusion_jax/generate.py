@@ -19,9 +19,10 @@ from diffusion_jax.schedules import Schedule, level_like
 from diffusion_jax.training.placement import Placement
 
 Progress = Callable[[int], None]
-GUIDANCES = ("classifier_free", "autoguidance")
+GUIDANCES = ("none", "classifier_free", "autoguidance")
 COMBINES = ("plain", "rescaled", "projected")
 THRESHOLDS = ("none", "clip", "dynamic")
+CLASSIFIERS = ("none", *guidance.SHIFTS)
 EDITS = ("none", "replace", "repaint", "product")
 
 
@@ -30,10 +31,11 @@ class Method:
     """How images are sampled, as far as it is compiled in. Its numbers are `Knobs`, which are not.
 
     sampler: the method.
-    guidance: one of GUIDANCES; a model without condition is guided by autoguidance alone.
+    guidance: one of GUIDANCES; a model without null condition is not guided by classifier_free.
     combine: one of COMBINES.
     interval: whether guidance is limited to times in [knobs.guidance_low, knobs.guidance_high].
     threshold: one of THRESHOLDS, for predicted x0.
+    classifier: one of CLASSIFIERS: how the gradient of a classifier, or of CLIP, enters.
     edit: one of EDITS: what holds the known part of `Inputs.picture`.
     """
 
@@ -42,6 +44,7 @@ class Method:
     combine: str = "plain"
     interval: bool = False
     threshold: str = "clip"
+    classifier: str = "none"
     edit: str = "none"
 
 
@@ -55,6 +58,7 @@ class Knobs(NamedTuple):
     parallel: float = 0.0
     norm_limit: float = float("inf")
     quantile: float = 0.995
+    classifier_scale: float = 1.0
     deviation: float = 0.0
     temperature: float = 1.0
 
@@ -64,6 +68,7 @@ class Inputs(NamedTuple):
 
     null_cond: guided away from, in place of the model's null condition (a negative prompt).
     weak_params: of autoguidance's weak model.
+    classifier_params: of the classifier or CLIP.
     picture: float [N, H, W, C] in [-1, 1]; sampling starts from it where `begin` > 0, and `mask` says what of it is kept.
     mask: [N, H, W, 1], True where the picture is kept.
     latents: [N, H, W, C], the state at grid[begin], in place of fresh noise.
@@ -72,6 +77,7 @@ class Inputs(NamedTuple):
 
     null_cond: Cond | None = None
     weak_params: Params | None = None
+    classifier_params: Params | None = None
     picture: Float[np.ndarray, "N H W C"] | None = None
     mask: Bool[np.ndarray, "N H W 1"] | None = None
     latents: Float[np.ndarray, "N H W C"] | None = None
@@ -86,6 +92,7 @@ def make_generate(
     placement: Placement,
     method: Method,
     rescale_space: Parameterization,
+    log_prob_of: Callable[[Params], guidance.LogProb] | None = None,
 ) -> Callable[..., np.ndarray]:
     """A function that samples images.
 
@@ -101,6 +108,7 @@ def make_generate(
       placement: devices to spread a batch over.
       method: what is compiled in.
       rescale_space: where `guidance.rescaled` measures the spread.
+      log_prob_of: params -> what classifier guidance raises; needed where method.classifier is not "none".
 
     Returns:
       generate(params, cond [N, ...], indices [N], seed, knobs, grid, batch_size, progress=None, inputs=Inputs(), raw=False) ->
@@ -118,6 +126,10 @@ def make_generate(
     def program(shared: dict[str, Any], batch: dict[str, Any], axis_name: str | None) -> tuple[Array, Any]:
         keys = keys_per_example(jax.random.key(shared["seed"]), batch["index"])
         denoiser = _guided(method, denoiser_of, schedule, rescale_space, shared)
+        if method.classifier != "none":  # after the threshold: what a classifier adds is not clipped, as in ADM
+            assert log_prob_of is not None, "a classifier's gradient needs the classifier"
+            log_prob, scale = log_prob_of(shared["classifier_params"]), shared["knobs"].classifier_scale
+            denoiser = guidance.classifier(denoiser, schedule, log_prob, scale, method.classifier)
         denoiser, sampler = _edited(method, denoiser, schedule, shared["knobs"], batch)
         carry = batch["x"], batch["state"]
         return samplers.run(
@@ -153,6 +165,8 @@ def make_generate(
         }
         if method.guidance == "autoguidance":
             shared["weak_params"] = placement.replicate(inputs.weak_params)
+        if method.classifier != "none":
+            shared["classifier_params"] = placement.replicate(inputs.classifier_params)
         rows = {"index": np.asarray(indices), "cond": cond}
         if method.edit != "none":
             rows |= {"known": inputs.picture, "mask": inputs.mask}
@@ -199,7 +213,7 @@ def _guided(
     guided = plain
     if method.guidance == "autoguidance":
         guided = guidance.autoguidance(plain, denoiser_of(shared["weak_params"]), knobs.guidance_scale, combine)
-    elif shared["null_cond"]:
+    elif method.guidance == "classifier_free" and shared["null_cond"]:
         guided = guidance.classifier_free(plain, shared["null_cond"], knobs.guidance_scale, combine)
     if method.interval and guided is not plain:
         guided = guidance.within_interval(guided, plain, knobs.guidance_low, knobs.guidance_high)

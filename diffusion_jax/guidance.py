@@ -19,6 +19,8 @@ from diffusion_jax.schedules import Schedule, level_like
 Scalar: TypeAlias = Float[Array, ""] | float
 # (strong, weak, guidance_scale, x_t, t) -> Prediction
 Combine: TypeAlias = Callable[[Prediction, Prediction, Scalar, Float[Array, "B ..."], Float[Array, "*B"]], Prediction]
+# (x_t, t, cond) -> log p(y | x_t) of each example, or anything else to be raised
+LogProb: TypeAlias = Callable[[Float[Array, "B ..."], Float[Array, "*B"], Cond], Float[Array, "B"]]
 SHIFTS = ("score", "mean")
 
 
@@ -162,7 +164,7 @@ def within_interval(guided: Denoiser, unguided: Denoiser, low: Scalar, high: Sca
 def classifier(
     denoiser: Denoiser,
     schedule: Schedule,
-    log_prob: Callable[[Float[Array, "B ..."], Float[Array, "*B"], Cond], Float[Array, "B"]],
+    log_prob: LogProb,
     guidance_scale: Scalar,
     shift: str = "score",
 ) -> Denoiser:
@@ -205,7 +207,7 @@ def clip_similarity(
     encode_image: Callable[[Float[Array, "B ..."], Float[Array, "*B"]], Float[Array, "B D"]],
     text_features: Float[Array, "B D"],
     logit_scale: Scalar = 100.0,
-) -> Callable[[Float[Array, "B ..."], Float[Array, "*B"], Cond], Float[Array, "B"]]:
+) -> LogProb:
     """CLIP's agreement of noisy images with texts, for `classifier`: logit_scale <image features, text features>.
 
     Args:

@@ -193,3 +193,24 @@ def categorical_loss(
 
 def _mean(x: Float[Array, "B ..."]) -> Float[Array, "B"]:
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))
+
+
+def classification_loss(
+    apply: Callable[[Float[Array, "B ..."], Float[Array, "B"], Cond], Float[Array, "B K"]],
+    schedule: Schedule,
+    x0: Float[Array, "B ..."],
+    t: Float[Array, "B"],
+    keys: Key[Array, "B"],
+    labels: Int[Array, "B"],
+) -> Float[Array, "B"]:
+    """Cross-entropy of a classifier of noisy images, -log p(label | x_t), in nats.
+
+    Args:
+      apply: (x_t, t in [0, 1], cond) -> logits; the condition is {}.
+      schedule, x0, t, keys: as for `denoising_loss`.
+      labels: of x0.
+
+    Source: Dhariwal and Nichol 2021, section 4.1.
+    """
+    x_t = diffuse(schedule, x0, normal_per_example(keys, x0.shape[1:], x0.dtype), t)
+    return -jnp.take_along_axis(jax.nn.log_softmax(apply(x_t, t, {})), labels[:, None], axis=-1)[:, 0]

@@ -11,9 +11,9 @@ import tqdm
 
 import diffusion_jax
 from configs.default import get_config as default_config
-from diffusion_jax import build, images, pictures, samplers, schedules, vectors
+from diffusion_jax import build, images, pictures, samplers, schedules, stages, vectors
+from diffusion_jax.data.bpe import ClipTokenizer
 from diffusion_jax.data.captions import CaptionTokenizer
-from diffusion_jax.denoiser import Cond
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Inputs, Knobs
 from diffusion_jax.keys import keys_per_example
@@ -23,8 +23,9 @@ from diffusion_jax.training import checkpoint
 from diffusion_jax.training.placement import Placement
 
 RESULTS = "samples.json"
+BASE_SAMPLES = "base_samples.npz"  # of the first of two stages
 MAX_GRID_ROWS = 32
-NUM_SAMPLES, BATCH_SIZE = 4, 32  # images per condition and at a time, unless the request says
+BATCH_SIZE = 32  # images at a time, unless the request says
 
 
 class Loaded(NamedTuple):
@@ -38,7 +39,8 @@ class Loaded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to sample; see sample.py's flags. `overrides` are fields of config.sample, None where the config's hold."""
+    """What to sample; see sample.py's flags. `overrides` are fields of config.sample, None where the config's hold, and
+    `upsampler_overrides` those of the upsampler's."""
 
     checkpoint: str
     prompts: tuple[str, ...]
@@ -51,6 +53,10 @@ class Request:
     overwrite: bool = False
     negative_prompt: str | None = None
     weak_checkpoint: str | None = None
+    classifier: str | None = None
+    upsampler: str | None = None
+    upsampler_overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    base_samples: str | None = None
     edit: pictures.Edit = pictures.Edit()
 
 
@@ -74,9 +80,15 @@ def load(path: str, overrides: dict[str, Any]) -> Loaded:
         elif group in config:
             config[group] = fields
     config.sample.update({name: value for name, value in overrides.items() if value is not None})
-    model = build.model(config, CaptionTokenizer.from_json(text) if text else None)
+    model = build.model(config, _tokenizer(config.model.kind, text))
     template = jax.eval_shape(model.network.init, jax.random.key(0))
     return Loaded(workdir, step, model, checkpoint.read_ema(workdir, step, template))
+
+
+def _tokenizer(kind: str, text: str | None) -> CaptionTokenizer | ClipTokenizer | None:
+    if text is None:
+        return None
+    return ClipTokenizer.from_json(text) if kind == "clip" else CaptionTokenizer.from_json(text)
 
 
 def _tuples(value: Any) -> Any:
@@ -98,31 +110,74 @@ def run(request: Request) -> None:
     pictures.check(request.edit)
     out = _new_folder(request.out, request.overwrite)
     loaded = load(request.checkpoint, request.overrides)
+    larger = load(request.upsampler, request.upsampler_overrides) if request.upsampler else None
+    if vectors.is_vector(loaded.model):
+        return _write_vectors(out, loaded, build.placement(loaded.model.config), request)
+    if larger and (larger.model.config.model.low_res, larger.model.image_shape[-1]) != loaded.model.image_shape[1:]:
+        raise UserError(
+            f"--upsampler={request.upsampler} enlarges pictures of {larger.model.config.model.low_res} pixels, and "
+            f"--checkpoint makes {loaded.model.image_shape[0]}."
+        )
+    classifier = _classifier(loaded.model, request)
+    base = stages.read_base(request.base_samples, loaded.model)
+    asked = stages.conditions(
+        classifier.model if classifier and loaded.model.config.model.condition == "none" else loaded.model,
+        request.prompts,
+        request.labels,
+        request.num_samples,
+        request.seed,
+        base,
+    )
+    made, given = _sample(loaded, asked, request, classifier, base)
+    if larger:
+        _save_npz(out / BASE_SAMPLES, made, asked)
+        small = stages.Base(made)
+        kept = dataclasses.replace(request.edit, strength=None) if request.edit.mask else pictures.Edit()
+        enlarging = dataclasses.replace(request, negative_prompt=None, weak_checkpoint=None, edit=kept)
+        made, given = _sample(larger, asked, enlarging, None, small)
+    _write(out, made, asked, given.rows(), larger or loaded, request)
+
+
+def _sample(
+    loaded: Loaded, asked: stages.Conditions, request: Request, classifier: Loaded | None, base: stages.Base | None
+) -> tuple[np.ndarray, pictures.Given]:
+    """One stage: its images, uint8, and the pictures that it was given."""
     model, place = loaded.model, build.placement(loaded.model.config)
-    names, cond = _conditions(model, request)
-    if vectors.is_vector(model):
-        return _write_vectors(out, loaded, place, request)
-    count, batch_size = len(names) * (request.num_samples or NUM_SAMPLES), request.batch_size or BATCH_SIZE
+    count, batch_size = len(asked.every), request.batch_size or BATCH_SIZE
     batch_size = -(-min(batch_size, count) // place.num_devices) * place.num_devices
-    every = np.arange(count) % len(names)
-    cond = jax.tree.map(lambda leaf: np.asarray(leaf)[every], cond)
     given = pictures.read(request.edit, model.image_shape)
+    cond = stages.cond_of(model, asked, (classifier.model, classifier.params) if classifier else None)
+    cond = stages.with_pictures(cond, count, model, given, base)
     knobs = build.knobs(model)._replace(deviation=request.edit.observation_noise)
     plan = pictures.plan(request.edit, given, build.grid(model), _draw(loaded, place, count, request.seed, knobs))
     inputs = plan.inputs._replace(**_guided_by(request, loaded))
-    steps = len(plan.grid) - 1 - inputs.begin
-    config = model.config.sample
+    if classifier:
+        inputs = inputs._replace(classifier_params=classifier.params)
+    steps, config = len(plan.grid) - 1 - inputs.begin, model.config.sample
+    guided = f"guidance {config.guidance_scale:g}" if model.null_cond and config.guidance != "none" else "no guidance"
+    if classifier:
+        guided += f", classifier {config.classifier_scale:g}"
     print(
-        f"step {loaded.step} of {loaded.workdir}: {count} images of {len(names)} conditions, {config.sampler} with "
-        f"{steps} steps, guidance {config.guidance_scale:g}, seed {request.seed}{plan.remark}"
+        f"step {loaded.step} of {loaded.workdir}: {count} images of {len(asked.names)} conditions, {config.sampler} with "
+        f"{steps} steps, {guided}, seed {request.seed}{plan.remark}"
     )
-    generate = build.generate(model, place, plan.edit)
+    generate = build.generate(model, place, plan.edit, classifier=classifier.model if classifier else None)
     total = -(-count // batch_size) * steps
     with tqdm.tqdm(total=total, desc="sample", unit="step", dynamic_ncols=True) as bar:
         made = generate(
             loaded.params, cond, np.arange(count), request.seed, knobs, plan.grid, batch_size, bar.update, inputs
         )
-    _write(out, made, names, every, given.rows(), loaded, request)
+    return made, given
+
+
+def _classifier(model: build.Model, request: Request) -> Loaded | None:
+    if request.classifier is None:
+        if request.overrides.get("classifier_scale") is not None:
+            raise UserError("--classifier_scale is of a --classifier: give one.")
+        return None
+    classifier = load(request.classifier, {})
+    stages.check_classifier(model, classifier.model, request.classifier)
+    return classifier
 
 
 def _write_vectors(out: pathlib.Path, loaded: Loaded, place: Placement, request: Request) -> None:
@@ -161,6 +216,8 @@ def _draw(loaded: Loaded, place: Placement, count: int, seed: int, knobs: Knobs)
             raise UserError("--invert needs at least two steps: raise --num_steps or --strength.")
         generate = build.generate(model, place, method=ddim(schedule))
         size = -(-len(given) // place.num_devices) * place.num_devices
+        if model.blank_cond.keys() != model.null_cond.keys():
+            raise UserError("--invert needs a network that can be asked without a condition, as text models can.")
         nothing = jax.tree.map(lambda leaf: np.stack([leaf] * len(given)), model.null_cond)
         up, unguided = grid[:-1][::-1], knobs._replace(guidance_scale=1.0)
         inputs = Inputs(latents=given)
@@ -201,48 +258,18 @@ def _new_folder(path: str, overwrite: bool) -> pathlib.Path:
                 raise UserError(
                     f"{path} holds earlier samples. Choose another --out, or replace them with --overwrite."
                 )
-            for file in [RESULTS, "grid.png", "samples.npz", *(p.name for p in out.glob("[0-9]" * 6 + ".png"))]:
+            for file in [
+                RESULTS,
+                "grid.png",
+                "samples.npz",
+                BASE_SAMPLES,
+                *(p.name for p in out.glob("[0-9]" * 6 + ".png")),
+            ]:
                 (out / file).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to --out={path}: {error.strerror}.") from error
     return out
-
-
-def _conditions(model: build.Model, request: Request) -> tuple[tuple[str, ...], Cond]:
-    """The conditions' names and arrays, each once."""
-    kind = model.config.model.condition
-    if request.prompts and kind != "text":
-        raise UserError(f"this checkpoint's condition is {kind!r}: it takes no --prompt.")
-    if request.labels and kind != "label":
-        raise UserError(f"this checkpoint's condition is {kind!r}: it takes no --label.")
-    if kind == "none":
-        return ("unconditional",), {}
-    if kind == "label":
-        num_classes = model.config.data.num_classes
-        labels = request.labels or tuple(range(num_classes))
-        if bad := [label for label in labels if not 0 <= label < num_classes]:
-            raise UserError(f"--label={bad[0]} is no class of this checkpoint: it has 0 to {num_classes - 1}.")
-        return tuple(f"class {label}" for label in labels), {"label": np.asarray(labels, np.int32)}
-    prompts = request.prompts or tuple(model.config.sample.prompts)
-    for prompt in prompts:
-        _remark(model, prompt)
-    return prompts, build.prompt_cond(model, prompts)
-
-
-def _remark(model: build.Model, prompt: str) -> None:
-    """Says what a prompt will not do as its writer may think."""
-    assert model.tokenizer is not None, "only text models have prompts"
-    length, count = model.config.text.context_length, model.tokenizer.num_tokens(prompt)
-    shown = prompt if len(prompt) <= 60 else prompt[:57] + "..."
-    if not prompt.strip():
-        print("note: an empty prompt gives unconditional samples; write a caption to say what you want.")
-    elif count > length:
-        print(f"note: {shown!r} has {count} tokens and this model reads {length}; the rest is ignored. Shorten it.")
-    if not prompt.isascii():
-        print(
-            f"note: {shown!r} has characters that are read byte by byte; write it in the language of the training captions."
-        )
 
 
 def _record(loaded: Loaded, request: Request) -> dict[str, Any]:
@@ -257,11 +284,20 @@ def _record(loaded: Loaded, request: Request) -> dict[str, Any]:
     }
 
 
+def _save_npz(path: pathlib.Path, made: np.ndarray, asked: stages.Conditions) -> None:
+    """ADM's format: the pictures as arr_0 and their classes as arr_1; captions go under "prompts"."""
+    columns: dict[str, Any] = {"arr_0": made}
+    if asked.labels is not None:
+        columns["arr_1"] = asked.labels[asked.every]
+    if asked.prompts is not None:
+        columns["prompts"] = np.asarray(asked.prompts)[asked.every]
+    np.savez(path, **columns)
+
+
 def _write(
     out: pathlib.Path,
     made: np.ndarray,
-    names: tuple[str, ...],
-    every: np.ndarray,
+    asked: stages.Conditions,
     given: list[tuple[str, np.ndarray]],
     loaded: Loaded,
     request: Request,
@@ -270,19 +306,19 @@ def _write(
     try:
         for file, image in zip(files, made, strict=True):
             images.save_png(images.to_pil(image), out / file)
-        rows = [(name, made[every == c]) for c, name in enumerate(names[:MAX_GRID_ROWS])]
+        rows = [(name, made[asked.every == c]) for c, name in enumerate(asked.names[:MAX_GRID_ROWS])]
         images.save_png(images.labelled_grid(given + rows), out / "grid.png")
-        kind = loaded.model.config.model.condition
-        what = {"text": "prompts", "label": "labels"}.get(kind)
-        values = np.asarray(request.labels or range(len(names)) if kind == "label" else names)[every]
-        np.savez(out / "samples.npz", arr_0=made, **({what: values} if what else {}))
+        _save_npz(out / "samples.npz", made, asked)
         record = _record(loaded, request) | {
+            "base_checkpoint": request.checkpoint if request.upsampler else None,
+            "base_samples": request.base_samples,
+            "classifier": request.classifier,
             "negative_prompt": request.negative_prompt,
             "weak_checkpoint": request.weak_checkpoint,
             "edit": dataclasses.asdict(request.edit),
             "images": [
-                {"file": f, "index": i, "condition": names[c]}
-                for i, (f, c) in enumerate(zip(files, every, strict=True))
+                {"file": f, "index": i, "condition": asked.names[c]}
+                for i, (f, c) in enumerate(zip(files, asked.every, strict=True))
             ],
         }
         (out / RESULTS).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")

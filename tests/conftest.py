@@ -25,6 +25,13 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:::diffusion_jax")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module():
+    """Compiled programs are dropped with their module: a worker would keep gigabytes of them otherwise."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision inside the test: for measured orders and for round trips to the last digits."""

@@ -1,7 +1,18 @@
 """Names in a config -> objects. The only reader of a config below the commands."""
 
 from diffusion_jax.build.data import DATA_SOURCES, encode_example, source
-from diffusion_jax.build.models import SCHEDULES, Model, Process, decoder, denoiser, logits, model, prompt_cond
+from diffusion_jax.build.models import (
+    SCHEDULES,
+    Model,
+    Process,
+    decoder,
+    denoiser,
+    log_prob,
+    logits,
+    model,
+    prompt_cond,
+    text_features,
+)
 from diffusion_jax.build.sampling import GRIDS, SAMPLERS, generate, grid, knobs, sampler
 from diffusion_jax.build.training import loss_history, loss_per_example, lr_schedule, objective, optimizer, placement
 
@@ -18,6 +29,7 @@ __all__ = [
     "generate",
     "grid",
     "knobs",
+    "log_prob",
     "logits",
     "loss_history",
     "loss_per_example",
@@ -29,4 +41,5 @@ __all__ = [
     "prompt_cond",
     "sampler",
     "source",
+    "text_features",
 ]

@@ -56,10 +56,10 @@ def encode_example(model: Model) -> Callable[[Example], Example]:
 
     def encode(example: Example) -> Example:
         out = {"image": example["image"]}
-        if "tokens" in model.null_cond:
+        if "tokens" in model.blank_cond:
             cond = prompt_cond(model, [as_text(example["caption"])])
             out |= {name: value[0] for name, value in cond.items()}
-        if "label" in model.null_cond:
+        if "label" in model.blank_cond or model.config.model.kind == "classifier":
             out["label"] = np.int32(example["label"])
         return out
 

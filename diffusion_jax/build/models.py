@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -12,10 +13,14 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import discrete, losses, posterior, predictions, schedules
 from diffusion_jax.data import toys
+from diffusion_jax.data.bpe import ClipTokenizer
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.denoiser import Cond, Denoiser, feed, make_denoiser
 from diffusion_jax.errors import UserError, unknown_name
+from diffusion_jax.guidance import LogProb, clip_similarity
 from diffusion_jax.models import Network, Params
+from diffusion_jax.models.classifier import Classifier, make_classifier
+from diffusion_jax.models.clip import ImageEncoder, TextEncoder, make_clip, make_text_encoder, unit_length
 from diffusion_jax.models.mlp import MLP, make_mlp
 from diffusion_jax.models.text import TextTransformer
 from diffusion_jax.models.unet import UNet, make_network
@@ -37,11 +42,12 @@ class Model(NamedTuple):
     """All that follows from a config and a tokenizer."""
 
     config: ConfigDict
-    tokenizer: CaptionTokenizer | None
+    tokenizer: CaptionTokenizer | ClipTokenizer | None
     network: Network
     process: Process
     parameterization: Parameterization
-    null_cond: Cond  # of one example
+    null_cond: Cond  # of one example: what classifier-free guidance replaces, and by what
+    blank_cond: Cond  # of one example: every entry of the condition; the null ones, class 0 and black pictures
     image_shape: tuple[int, ...]  # (H, W, C), or (D,) of data that are vectors
     transition: discrete.Transition | None = None  # of categorical data, in place of the Gaussian process
 
@@ -61,7 +67,8 @@ def _table(betas: Callable[[int], np.ndarray], config: ConfigDict) -> Process:
     if config.diffusion.zero_terminal_snr:
         table = schedules.zero_terminal_snr(table)
     schedule = _shifted(schedules.from_betas(table), 2, config)
-    return Process(schedule, functools.partial(schedules.discrete_step, num_steps=steps))
+    unit = NETWORK_TIME_SCALE / steps if config.diffusion.rescale_times else 1.0
+    return Process(schedule, lambda t: unit * schedules.discrete_step(t, steps))
 
 
 def _shifted(schedule: Schedule, power: float, config: ConfigDict) -> Schedule:
@@ -79,7 +86,8 @@ SCHEDULES: dict[str, Callable[[ConfigDict], Process]] = {
 } | {TABLE + name: functools.partial(_table, betas) for name, betas in schedules.BETAS.items()}
 DISCRETE_TIMES = ("discrete_uniform", "loss_second_moment")
 KINDS = ("gaussian", "discrete")
-NETWORKS = ("unet", "mlp")
+NETWORKS = ("unet", "classifier", "clip", "mlp")
+CONDITIONS = ("text", "label", "none")
 # Values of config.diffusion's fields that speak of the steps of a table.
 NEED_A_TABLE: dict[str, Sequence[Any]] = {
     "zero_terminal_snr": (True,),
@@ -103,7 +111,7 @@ def pick(table: dict[str, Any], name: str, what: str) -> Any:
     return table[name]
 
 
-def model(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> Model:
+def model(config: ConfigDict, tokenizer: CaptionTokenizer | ClipTokenizer | None) -> Model:
     """The network, process and conventions of a config.
 
     Args:
@@ -117,11 +125,12 @@ def model(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> Model:
     shape = toys.SHAPES.get(config.data.name, (side, side, 3))
     try:
         process, transition = _process(config), _transition(config)
-        network, null_cond = _network(config, tokenizer, shape)
+        null_cond, blank_cond = _conditions(config, tokenizer, shape)
+        network = _network(config, tokenizer, shape)
         output = parameterization(config, "parameterization")
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Model(config, tokenizer, network, process, output, null_cond, shape, transition)
+    return Model(config, tokenizer, network, process, output, null_cond, blank_cond, shape, transition)
 
 
 def _process(config: ConfigDict) -> Process:
@@ -182,66 +191,113 @@ def learned_variance(config: ConfigDict) -> bool:
     return variance.startswith("learned")
 
 
-def _network(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: tuple[int, ...]) -> tuple[Network, Cond]:
-    m, num_classes = config.model, toys.NUM_CLASSES.get(config.data.name)
+def _conditions(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: tuple[int, ...]) -> tuple[Cond, Cond]:
+    """The null condition and the blank one."""
+    m, null_cond, blank = config.model, {}, {}
     if m.kind not in NETWORKS:
         raise unknown_name("config.model.kind", m.kind, NETWORKS)
+    if m.condition not in CONDITIONS:
+        raise unknown_name("config.model.condition", m.condition, CONDITIONS)
+    if m.condition != "none" and m.kind != "unet":
+        raise UserError(
+            f"config.model.condition={m.condition}: {'an' if m.kind == 'mlp' else 'a'} {m.kind} takes none. Set model.condition=none."
+        )
+    if m.condition == "text":
+        assert tokenizer is not None, "a checkpoint of a text model holds its tokenizer, and training makes one"
+        tokens, mask = tokenizer.encode([""], config.text.context_length)
+        null_cond = {"tokens": tokens[0], "mask": mask[0]}
+    elif m.condition == "label" and m.null_class:
+        null_cond = {"label": np.int32(config.data.num_classes)}  # the last row of the table
+    elif m.condition == "label":
+        blank = {"label": np.int32(0)}
+    if m.low_res:
+        if not 0 < m.low_res < shape[0] or shape[0] % m.low_res:
+            raise UserError(f"config.model.low_res={m.low_res} must divide config.data.image_size={shape[0]}, or be 0.")
+        blank["low_res"] = np.zeros((m.low_res, m.low_res, shape[-1]), np.float32)
+    if m.inpaint:
+        blank |= {"inpaint_image": np.zeros(shape, np.float32), "inpaint_mask": np.zeros((*shape[:2], 1), np.float32)}
+    return null_cond, null_cond | blank
+
+
+def _network(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: tuple[int, ...]) -> Network:
+    m, num_classes = config.model, toys.NUM_CLASSES.get(config.data.name)
     if (m.kind == "mlp") != (len(shape) == 1):
         fitting = "mlp" if len(shape) == 1 else "unet"
         raise UserError(
             f"config.model.kind={m.kind} does not fit config.data.name={config.data.name}. Set model.kind={fitting}."
         )
-    if m.kind == "unet":
-        unet, null_cond = _unet(config, tokenizer)
-        return make_network(unet, shape), null_cond
-    if m.condition != "none":
-        raise UserError(f"config.model.condition={m.condition}: an mlp takes none. Set model.condition=none.")
+    if m.kind == "clip":
+        return make_clip(*_clip(config))
+    if m.kind != "mlp":
+        network = module(config, tokenizer)
+        return make_network(network, shape) if isinstance(network, UNet) else make_classifier(network, shape)
     num_states = None if num_classes is None else num_classes + (config.diffusion.transition == "absorbing")
     multiple = num_classes or (2 if learned_variance(config) else 1)
-    return make_mlp(MLP(multiple, m.width, m.depth, m.octaves, num_states), shape[0]), {}
+    return make_mlp(MLP(multiple, m.width, m.depth, m.octaves, num_states), shape[0])
 
 
-def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> tuple[UNet, Cond]:
-    m, text, num_classes, null_cond = config.model, None, None, {}
-    if m.condition == "text":
-        assert tokenizer is not None, "a checkpoint of a text model holds its tokenizer, and training makes one"
-        length = config.text.context_length
-        text = TextTransformer(
-            tokenizer.vocab_size,
-            length,
-            config.text.width,
-            config.text.num_layers,
-            config.text.num_heads,
-            _dtype(m.dtype),
-        )
-        tokens, mask = tokenizer.encode([""], length)
-        null_cond = {"tokens": tokens[0], "mask": mask[0]}
-    elif m.condition == "label":
-        num_classes = config.data.num_classes + 1  # the last row is the null class
-        null_cond = {"label": np.int32(config.data.num_classes)}
-    elif m.condition != "none":
-        raise unknown_name("config.model.condition", m.condition, ("text", "label", "none"))
-    height = config.data.image_size // m.patch_size
-    unet = UNet(
-        out_channels=6 if learned_variance(config) else 3,
-        model_channels=m.channels,
-        channel_mults=tuple(m.channel_mults),
-        num_res_blocks=m.num_res_blocks,
-        attention_factors=tuple(height // resolution for resolution in m.attention_resolutions),
-        num_heads=m.num_heads,
-        num_head_channels=m.head_channels or None,
-        qkv_order=m.qkv_order,
-        adaptive_norm=m.adaptive_norm,
-        norm_groups=m.norm_groups,
-        resblock_updown=m.resblock_updown,
-        dropout=m.dropout,
-        num_classes=num_classes,
-        text=text,
-        patch_size=m.patch_size,
-        remat=m.remat,
-        dtype=_dtype(m.dtype),
+def _clip(config: ConfigDict) -> tuple[ImageEncoder, TextEncoder]:
+    c, dtype = config.clip, _dtype(config.model.dtype)
+    return (
+        ImageEncoder(
+            image_size=config.data.image_size,
+            patch_size=c.patch_size,
+            width=c.image_width,
+            num_layers=c.image_layers,
+            num_heads=c.image_heads,
+            features=c.features,
+            num_timesteps=config.diffusion.num_table_steps,
+            dtype=dtype,
+        ),
+        TextEncoder(c.vocab_size, c.context_length, c.text_width, c.text_layers, c.text_heads, c.features, dtype),
     )
-    return unet, null_cond
+
+
+def module(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> UNet | Classifier:
+    """The hyper-parameters of a config's U-Net or classifier."""
+    if config.model.kind == "unet":
+        return _unet(config, tokenizer)
+    return Classifier(**_trunk(config) | {"out_channels": config.data.num_classes}, pool=config.model.pool)
+
+
+def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> UNet:
+    m, text = config.model, None
+    if m.condition == "text":
+        assert tokenizer is not None, "_conditions has seen to it"
+        t = config.text
+        text = TextTransformer(
+            tokenizer.vocab_size, t.context_length, t.width, t.num_layers, t.num_heads, _dtype(m.dtype)
+        )
+    return UNet(
+        **_trunk(config),
+        num_classes=config.data.num_classes + m.null_class if m.condition == "label" else None,
+        text=text,
+        low_res=bool(m.low_res),
+        inpaint=m.inpaint,
+        patch_size=m.patch_size,
+    )
+
+
+def _trunk(config: ConfigDict) -> dict[str, Any]:
+    """What the U-Net and the classifier share."""
+    m = config.model
+    height = config.data.image_size // m.patch_size
+    return {
+        "out_channels": 6 if learned_variance(config) else 3,
+        "model_channels": m.channels,
+        "channel_mults": tuple(m.channel_mults),
+        "num_res_blocks": m.num_res_blocks,
+        "attention_factors": tuple(height // resolution for resolution in m.attention_resolutions),
+        "num_heads": m.num_heads,
+        "num_head_channels": m.head_channels or None,
+        "qkv_order": m.qkv_order,
+        "adaptive_norm": m.adaptive_norm,
+        "norm_groups": m.norm_groups,
+        "resblock_updown": m.resblock_updown,
+        "dropout": m.dropout,
+        "remat": m.remat,
+        "dtype": _dtype(m.dtype),
+    }
 
 
 def _dtype(name: str) -> Any:
@@ -285,3 +341,32 @@ def prompt_cond(model: Model, prompts: Sequence[str]) -> Cond:
     assert model.tokenizer is not None, "only text models have prompts"
     tokens, mask = model.tokenizer.encode(prompts, model.config.text.context_length)
     return {"tokens": tokens, "mask": mask}
+
+
+def log_prob(model: Model, params: Params) -> LogProb:
+    """What classifier guidance raises: a classifier's log p(label | x_t), or a CLIP's agreement with the caption.
+
+    `cond` holds the label, or the caption's features under "clip_text" (`text_features`).
+
+    Source: the cond_fn of guided-diffusion's classifier_sample.py and of glide-text2im's clip notebook.
+    """
+
+    def encode(x_t: Array, t: Array) -> Array:
+        time = model.process.network_time(jnp.asarray(t, jnp.float32))
+        return model.network.apply(params, x_t, jnp.broadcast_to(time, (len(x_t),)), {})
+
+    def of(x_t: Array, t: Array, cond: Cond) -> Float[Array, "B"]:
+        if model.config.model.kind == "clip":
+            return clip_similarity(encode, cond["clip_text"])(x_t, t, cond)
+        each = jax.nn.log_softmax(encode(x_t, t).astype(jnp.float32))
+        return jnp.take_along_axis(each, cond["label"][:, None], axis=-1)[:, 0]
+
+    return of
+
+
+def text_features(model: Model, params: Params, prompts: Sequence[str]) -> Float[np.ndarray, "N D"]:
+    """A CLIP's features of captions, of unit length."""
+    assert model.tokenizer is not None, "a CLIP's checkpoint holds its tokenizer"
+    encoder = make_text_encoder(_clip(model.config)[1])
+    tokens, lengths = model.tokenizer.encode(prompts, model.config.clip.context_length)
+    return np.asarray(jax.jit(lambda *args: unit_length(encoder.apply(*args)))(params["text_encoder"], tokens, lengths))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from diffusion_jax import grids
-from diffusion_jax.build.models import TABLE, Model, denoiser, pick
+from diffusion_jax.build.models import TABLE, Model, denoiser, log_prob, pick
 from diffusion_jax.errors import UserError, unknown_name
 from diffusion_jax.generate import COMBINES, EDITS, GUIDANCES, THRESHOLDS, Knobs, Method, make_generate
 from diffusion_jax.predictions import PARAMETERIZATIONS
@@ -118,6 +118,7 @@ def knobs(model: Model) -> Knobs:
         parallel=sample.apg_parallel,
         norm_limit=sample.apg_norm or math.inf,
         quantile=sample.threshold_quantile,
+        classifier_scale=sample.classifier_scale,
         temperature=sample.temperature,
     )
 
@@ -135,7 +136,11 @@ def sampler(model: Model) -> Sampler:
 
 
 def generate(
-    model: Model, place: Placement, edit: str = "none", method: Sampler | None = None
+    model: Model,
+    place: Placement,
+    edit: str = "none",
+    method: Sampler | None = None,
+    classifier: Model | None = None,
 ) -> Callable[..., np.ndarray]:
     """The function that samples images; see `generate.make_generate`.
 
@@ -144,6 +149,7 @@ def generate(
       place: devices.
       edit: one of `generate.EDITS`.
       method: a sampler in place of the config's.
+      classifier: guides by its gradient: the mean's shift for a sampler that has one (ancestral), the score's for the others.
 
     Raises:
       UserError: a name is unknown, or a value cannot be used.
@@ -157,12 +163,15 @@ def generate(
     ):
         if value not in known:
             raise unknown_name(name, value, known)
+    chosen = method or sampler(model)
+    shift = "mean" if chosen.uses_mean_gradient else "score"
     how = Method(
-        method or sampler(model),
+        chosen,
         sample.guidance,
         sample.guidance_combine,
         sample.guidance_low > 0 or sample.guidance_high < 1,
         sample.threshold,
+        shift if classifier else "none",
         edit,
     )
     return make_generate(
@@ -173,4 +182,5 @@ def generate(
         place,
         how,
         PARAMETERIZATIONS["v"],
+        functools.partial(log_prob, classifier) if classifier else None,
     )

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from diffusion_jax import images, losses, times, weights
+from diffusion_jax import conditions, images, losses, times, weights
 from diffusion_jax.build.models import (
     DISCRETE_TIMES,
     TABLE,
@@ -55,14 +55,16 @@ OBJECTIVES = ("denoising", *losses.DDPM_LOSSES)
 
 
 def lr_schedule(config: ConfigDict) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then constant or a cosine to 0."""
+    """Learning rate by step: linear warm-up, then constant, or a line or a cosine to 0."""
     o = config.optimizer
     if o.decay == "constant":
         after = optax.constant_schedule(o.learning_rate)
     elif o.decay == "cosine":
         after = optax.cosine_decay_schedule(o.learning_rate, max(1, o.decay_steps - o.warmup_steps))
+    elif o.decay == "linear":
+        after = optax.linear_schedule(o.learning_rate, 0.0, max(1, o.decay_steps - o.warmup_steps))
     else:
-        raise unknown_name("config.optimizer.decay", o.decay, ("constant", "cosine"))
+        raise unknown_name("config.optimizer.decay", o.decay, ("constant", "linear", "cosine"))
     steps = max(1, o.warmup_steps)
     # The first step already has a rate: (step + 1) / warmup_steps of the whole.
     warmup = optax.linear_schedule(o.learning_rate / steps, o.learning_rate, steps - 1)
@@ -73,7 +75,7 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW."""
     o = config.optimizer
     adamw = optax.adamw(lr_schedule(config), o.beta1, o.beta2, weight_decay=o.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw)
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw) if o.clip_norm else adamw
 
 
 def placement(config: ConfigDict) -> Placement:
@@ -96,15 +98,17 @@ def loss_per_example(model: Model) -> LossPerExample:
     def loss(
         params: Params, batch: Batch, keys: Array, history: LossHistory | tuple[()]
     ) -> tuple[Float[Array, "B"], Record | None]:
+        x0 = images.to_float(batch["image"]) if len(model.image_shape) == 3 else batch["image"]
         given = {name: batch[name] for name in model.null_cond}
-        cond = drop_condition(given, model.null_cond, fold_in(keys, 0), d.cond_dropout)
+        cond = _of_picture(model, batch, x0, keys) | drop_condition(
+            given, model.null_cond, fold_in(keys, 0), d.cond_dropout
+        )
         dropout_keys = fold_in(keys, 3) if model.config.model.dropout else None
 
         def apply(seen: Array, time: Array, cond: Cond) -> Array:
             return model.network.apply(params, seen, time, cond, dropout_keys)
 
         network, noise_keys = fed(model, apply), fold_in(keys, 2)
-        x0 = images.to_float(batch["image"]) if len(model.image_shape) == 3 else batch["image"]
         if draw_time is not None:
             return judge(network, x0, draw_time(fold_in(keys, 1)), noise_keys, cond), None
         steps, importance = times.draw(history, fold_in(keys, 1))
@@ -112,6 +116,19 @@ def loss_per_example(model: Model) -> LossPerExample:
         return importance * each, (steps, each)
 
     return loss
+
+
+def _of_picture(model: Model, batch: Batch, x0: Array, keys: Array) -> Cond:
+    """The parts of the condition that are never dropped: a class without a null one, and what is made of the picture."""
+    blank = model.blank_cond
+    labelled = "label" in blank.keys() - model.null_cond.keys() or model.config.model.kind == "classifier"
+    cond = {"label": batch["label"]} if labelled else {}
+    if "low_res" in blank:
+        cond["low_res"] = conditions.area_downsample(x0, model.config.model.low_res)
+    if "inpaint_mask" in blank:
+        mask = conditions.random_box_mask(fold_in(keys, 4), *x0.shape[1:3])
+        cond |= {"inpaint_image": x0, "inpaint_mask": mask}
+    return cond
 
 
 def loss_history(model: Model) -> LossHistory | tuple[()]:
@@ -123,6 +140,14 @@ def loss_history(model: Model) -> LossHistory | tuple[()]:
 def objective(model: Model) -> Callable[..., Float[Array, "B"]]:
     """The config's loss, as (network, x0, t, keys, cond) -> [B]."""
     d, schedule, output = model.config.diffusion, model.process.schedule, model.parameterization
+    if model.config.model.kind == "clip":
+        raise UserError(
+            "train.py trains no CLIP: its loss compares the captions of a batch, and there is none here yet."
+        )
+    if model.config.model.kind == "classifier":
+        return lambda network, x0, t, keys, cond: losses.classification_loss(
+            network, schedule, x0, t, keys, cond["label"]
+        )
     _check_objective(model)
     if model.transition is not None:
         transition = model.transition

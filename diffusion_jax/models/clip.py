@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from diffusion_jax.models import Params
+from diffusion_jax.denoiser import Cond
+from diffusion_jax.models import Network, Params
 from diffusion_jax.models.layers import NORM_EPSILON
 
 # Of CLIP's training images, one per channel, for pixels in 0..255.
@@ -175,6 +176,24 @@ def make_text_encoder(module: TextEncoder) -> Encoder:
     """
     _check_heads(module.width, module.num_heads)
     return _encoder(module, jnp.zeros((1, module.context_length), jnp.int32), jnp.ones(1, jnp.int32))
+
+
+def make_clip(image: ImageEncoder, text: TextEncoder) -> Network:
+    """Both encoders' parameters under one network, whose `apply` gives an image's features, of unit length.
+
+    Raises:
+      ValueError: as `make_image_encoder` and `make_text_encoder`.
+    """
+    images, texts = make_image_encoder(image), make_text_encoder(text)
+
+    def init(key: Key[Array, ""]) -> Params:
+        first, second = jax.random.split(key)
+        return {"image_encoder": images.init(first), "text_encoder": texts.init(second)}
+
+    def apply(params: Params, x: Array, time: Array, cond: Cond = None, dropout_keys: Array | None = None) -> Array:
+        return unit_length(images.apply(params["image_encoder"], x, time))
+
+    return Network(init, apply)
 
 
 def unit_length(features: Float[Array, "B D"]) -> Float[Array, "B D"]:

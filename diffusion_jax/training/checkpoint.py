@@ -93,6 +93,34 @@ class Checkpoints:
             ) from error
 
 
+def refuse_old(workdir: pathlib.Path) -> None:
+    """Raises UserError where a folder holds a checkpoint already."""
+    folder = workdir / FOLDER
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{workdir} holds a checkpoint already. Choose another folder.")
+
+
+def write_weights(workdir: pathlib.Path, params: Params, config: dict[str, Any], tokenizer_json: str | None) -> None:
+    """A checkpoint to sample from, of weights that were trained elsewhere: step 0, without a train state.
+
+    Raises:
+      UserError: there is a checkpoint already, or the disk is full.
+    """
+    refuse_old(workdir)
+    folder = workdir.absolute() / FOLDER
+    items = {
+        "ema": ocp.args.StandardSave(params),
+        "config": ocp.args.JsonSave(config),
+        "tokenizer": ocp.args.JsonSave({"json": tokenizer_json}),
+    }
+    try:
+        with ocp.CheckpointManager(folder, item_names=_ITEMS) as manager:
+            manager.save(0, args=ocp.args.Composite(**items))
+            manager.wait_until_finished()
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror or error}. Choose another place.") from error
+
+
 def find(path: str) -> tuple[pathlib.Path, int]:
     """The work directory and step that a user's --checkpoint means.
 

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import build, vectors
+from diffusion_jax.data import bpe
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.data.pipeline import captions_of, train_batches
 from diffusion_jax.errors import UserError
@@ -47,7 +48,10 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
             "Use a smaller batch or more examples."
         )
     if tokenizer is None and config.model.condition == "text":
-        tokenizer = CaptionTokenizer.train(captions_of(source, TOKENIZER_CAPTIONS), config.text.vocab_size)
+        if config.text.tokenizer == "gpt2":
+            tokenizer = bpe.load_glide(config.text.vocabulary)
+        else:
+            tokenizer = CaptionTokenizer.train(captions_of(source, TOKENIZER_CAPTIONS), config.text.vocab_size)
     model = build.model(config, tokenizer)
     optimizer = build.optimizer(config)
     step = make_train_step(build.loss_per_example(model), optimizer, config.ema.decay, config.seed)
