@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
                 "name": "captioned_scenes",  # see build.DATA_SOURCES; swiss_roll and heartbeat are vectors, for model.kind = mlp
                 "dir": "data",  # where prepared data sets are kept
                 "image_size": 32,  # pixels per side
+                "channels": 3,  # 3 of colour pictures, 1 of grey ones
                 "max_objects": 1,  # captioned_scenes: 1, or 2 for one or two objects
                 "spread": 1.0,  # captioned_scenes: how far a lone object strays from the middle, 0 to 1 (all of the image)
                 "num_train_images": 20_000,  # captioned_scenes: how many scenes to draw
@@ -30,8 +31,8 @@ def get_config() -> ConfigDict:
                 "num_heads": 4,
             },
             "model": {
-                "kind": "unet",  # unet, classifier (of noisy images, the unet's way down), clip (of noisy images and captions), or
-                #   mlp for data that are vectors
+                "kind": "unet",  # unet, classifier (of noisy images, the unet's way down), clip (of noisy images and captions),
+                #   annotated (the tutorial's small unet: channels, channel_mults, norm_groups), or mlp for data that are vectors
                 "width": 128,  # mlp: of its residual blocks
                 "depth": 4,  # mlp: number of them
                 "octaves": 0,  # mlp: sines and cosines of each number at so many octaves, for fine detail
@@ -71,8 +72,8 @@ def get_config() -> ConfigDict:
                 "kind": "gaussian",  # gaussian, or discrete for data of categories
                 "transition": "uniform",  # discrete: what a lost category becomes: uniform (any) or absorbing (a mask)
                 "schedule": "linear_path",  # linear_path, cosine, linear, sigmoid, edm, or a table of betas: ddpm_linear,
-                #   ddpm_cosine (or ddpm_squaredcos_cap_v2), ddpm_quadratic, ddpm_sigmoid, ddpm_sigmoid_alpha_bar, ddpm_const,
-                #   ddpm_jsd, ddpm_geometric, ddpm_warmup10 or ddpm_warmup50
+                #   ddpm_linear_unscaled (1e-4 to 0.02 for any T), ddpm_cosine (or ddpm_squaredcos_cap_v2), ddpm_quadratic,
+                #   ddpm_sigmoid, ddpm_sigmoid_alpha_bar, ddpm_const, ddpm_jsd, ddpm_geometric, ddpm_warmup10 or ddpm_warmup50
                 "schedule_shift": 1.0,  # factor of sigma / alpha for larger images, their side over the schedule's own; 1 is off
                 "sigma_max": 80.0,  # edm: noise at t = 1, in units of the data
                 "num_table_steps": 1000,  # T of the ddpm_ schedules

@@ -111,7 +111,7 @@ def finish(config: ConfigDict, variant: str, name: str) -> ConfigDict:
     if variant not in ("", "debug"):
         raise ValueError(f"configs/{name}.py has the variants '' and 'debug'; got {variant!r}.")
     if variant == "debug":
-        config.data.update(name="captioned_scenes", image_size=32, num_train_images=64, num_classes=8)
+        config.data.update(name="captioned_scenes", image_size=32, channels=3, num_train_images=64, num_classes=8)
         config.text.update(tokenizer="trained", vocab_size=512, context_length=16, width=16, num_layers=1, num_heads=2)
         config.model.update(
             channels=16,

@@ -332,6 +332,7 @@ def respaced_betas(betas: np.ndarray, steps: Sequence[int]) -> np.ndarray:
 
 # Every named table of betas, T -> betas [T]; the names are those of DDPM's, improved DDPM's and GLIDE's code.
 BETAS: dict[str, Callable[[int], np.ndarray]] = {
+    "linear_unscaled": functools.partial(linear_betas, reference_steps=None),
     "linear": linear_betas,
     "cosine": cosine_betas,
     "squaredcos_cap_v2": cosine_betas,

@@ -24,6 +24,7 @@ TRAINED = (
     "iddpm_cifar10_uncond",
     "adm_upsampler_64_256",
     "adm_classifier_64",
+    "annotated_fashion_mnist",
     "glide_base",
     "glide_upsample_inpaint",
 )

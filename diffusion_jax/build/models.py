@@ -19,6 +19,7 @@ from diffusion_jax.denoiser import Cond, Denoiser, feed, make_denoiser
 from diffusion_jax.errors import UserError, unknown_name
 from diffusion_jax.guidance import LogProb, clip_similarity
 from diffusion_jax.models import Network, Params
+from diffusion_jax.models.annotated import AnnotatedUNet, make_annotated
 from diffusion_jax.models.classifier import Classifier, make_classifier
 from diffusion_jax.models.clip import ImageEncoder, TextEncoder, make_clip, make_text_encoder, unit_length
 from diffusion_jax.models.mlp import MLP, make_mlp
@@ -86,7 +87,7 @@ SCHEDULES: dict[str, Callable[[ConfigDict], Process]] = {
 } | {TABLE + name: functools.partial(_table, betas) for name, betas in schedules.BETAS.items()}
 DISCRETE_TIMES = ("discrete_uniform", "loss_second_moment")
 KINDS = ("gaussian", "discrete")
-NETWORKS = ("unet", "classifier", "clip", "mlp")
+NETWORKS = ("unet", "annotated", "classifier", "clip", "mlp")
 CONDITIONS = ("text", "label", "none")
 # Values of config.diffusion's fields that speak of the steps of a table.
 NEED_A_TABLE: dict[str, Sequence[Any]] = {
@@ -122,7 +123,7 @@ def model(config: ConfigDict, tokenizer: CaptionTokenizer | ClipTokenizer | None
       UserError: a name or a value in the config cannot be used.
     """
     side = config.data.image_size
-    shape = toys.SHAPES.get(config.data.name, (side, side, 3))
+    shape = toys.SHAPES.get(config.data.name, (side, side, config.data.channels))
     try:
         process, transition = _process(config), _transition(config)
         null_cond, blank_cond = _conditions(config, tokenizer, shape)
@@ -200,7 +201,8 @@ def _conditions(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: t
         raise unknown_name("config.model.condition", m.condition, CONDITIONS)
     if m.condition != "none" and m.kind != "unet":
         raise UserError(
-            f"config.model.condition={m.condition}: {'an' if m.kind == 'mlp' else 'a'} {m.kind} takes none. Set model.condition=none."
+            f"config.model.condition={m.condition}: {'a' if m.kind[0] == 'c' else 'an'} {m.kind} takes none. "
+            "Set model.condition=none."
         )
     if m.condition == "text":
         assert tokenizer is not None, "a checkpoint of a text model holds its tokenizer, and training makes one"
@@ -226,6 +228,10 @@ def _network(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: tupl
         raise UserError(
             f"config.model.kind={m.kind} does not fit config.data.name={config.data.name}. Set model.kind={fitting}."
         )
+    if m.kind == "annotated":
+        out_channels = shape[-1] * (2 if learned_variance(config) else 1)
+        mults, dtype = tuple(m.channel_mults), _dtype(m.dtype)
+        return make_annotated(AnnotatedUNet(out_channels, m.channels, mults, m.norm_groups, dtype=dtype), shape)
     if m.kind == "clip":
         return make_clip(*_clip(config))
     if m.kind != "mlp":
@@ -283,7 +289,7 @@ def _trunk(config: ConfigDict) -> dict[str, Any]:
     m = config.model
     height = config.data.image_size // m.patch_size
     return {
-        "out_channels": 6 if learned_variance(config) else 3,
+        "out_channels": config.data.channels * (2 if learned_variance(config) else 1),
         "model_channels": m.channels,
         "channel_mults": tuple(m.channel_mults),
         "num_res_blocks": m.num_res_blocks,
