@@ -2,19 +2,23 @@
 
     python benchmarks/glide_step.py
     python benchmarks/glide_step.py --torch_python=/path/to/venv/bin/python --repeats=5 --json=glide.json
+    python benchmarks/glide_step.py --torch_python=/path/to/venv/bin/python --one_core
 
 385 million parameters, text (128 tokens) included, 64 x 64 pixels, float32, random weights; batch 2 is what
-classifier-free guidance of one image takes. Everything is timed in turn, round after round, and the best counts: on a
-machine that others share single times tell little. The peak is the best rate of a 2048-wide product, of either library.
+classifier-free guidance of one image takes. Everything is timed in turn, round after round, and the best counts. Where others
+compute all the time even the best tells little, most of all of PyTorch, whose threads wait for one another: --one_core
+counts one core's processor time instead. The peak is the best rate of a 2048-wide product, of either library.
 
 Operations are XLA's own count for the compiled program; PyTorch does the same work, eager, in both of its layouts, and its
 share is of the same operations (its own count is printed beside them).
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +32,7 @@ from diffusion_jax import cli
 BATCHES = flags.DEFINE_list("batches", ["1", "2"], "Batch sizes.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; the best time of each counts.", lower_bound=1)
 TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "A Python that has PyTorch, to be timed beside.")
+ONE_CORE = flags.DEFINE_bool("one_core", False, "Compute on one core and count the time that it computes for us.")
 JSON = flags.DEFINE_string("json", None, "A file for the figures.")
 
 
@@ -58,7 +63,8 @@ def our_programs(batches: list[int]) -> tuple[int, dict[str, Callable[[], Any]],
 def torch_answers(python: str) -> Callable[[str], float]:
     """A function from a request to its answer by glide_step_torch.py, which runs as a process of its own."""
     script = pathlib.Path(__file__).with_name("glide_step_torch.py")
-    process = subprocess.Popen([python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [python, str(script), *(["processor"] if ONE_CORE.value else [])]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(request: str) -> float:
         print(request, file=process.stdin, flush=True)
@@ -69,13 +75,19 @@ def torch_answers(python: str) -> Callable[[str], float]:
 
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
+    clock = time.perf_counter
+    if ONE_CORE.value:
+        clock = time.process_time
+        os.sched_setaffinity(
+            0, {min(os.sched_getaffinity(0))}
+        )  # before jax counts the cores; PyTorch's process inherits it
     import jax
 
     batches = [int(batch) for batch in BATCHES.value]
     parameters, programs, flops = our_programs(batches)
-    timers = {name: lambda fn=fn: seconds(fn, 1)[0] for name, fn in programs.items()}
+    timers = {name: lambda fn=fn: seconds(fn, 1, clock)[0] for name, fn in programs.items()}
     multiply = product()
-    timers["product"] = lambda: seconds(multiply, 3)[0]
+    timers["product"] = lambda: seconds(multiply, 3, clock)[0]
     print(f"{jax.local_devices()[0].device_kind}, {parameters:,} parameters, float32")
     if TORCH_PYTHON.value:
         ask = torch_answers(TORCH_PYTHON.value)
