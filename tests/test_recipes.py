@@ -41,6 +41,7 @@ SIZES = {
     "glide_upsample": 398_361_286,
     "glide_upsample_inpaint": 398_368_198,
     "ddpm_cifar10": 35_746_307,
+    "annotated_fashion_mnist": 2_020_257,
     "glide_clip": 86_443_776 + 71_679_488,
 }
 ABOUT = {"glide_paper_base": 3.554e9, "glide_paper_upsample": 1.54e9}  # never published; to a hundredth
