@@ -27,7 +27,7 @@ NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 256, "Images per guidance scale; examples of a bound (4096 where it is not given).", lower_bound=1
 )
 SPLIT = flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Whose captions to sample.")
-SAMPLER = flags.DEFINE_string("sampler", None, "ancestral, ddim, euler or heun. [the config's]")
+SAMPLER = flags.DEFINE_string("sampler", None, "A sampler's name, as sample.py's --sampler. [the config's]")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Sampler steps. [the config's]", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0, upper_bound=2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images sampled at a time, over all devices.", lower_bound=1)

@@ -1,6 +1,7 @@
 """The commands as a user meets them: train, stop, resume, sample, evaluate, and every mistake in one line."""
 
 import csv
+import importlib
 import json
 import os
 import pathlib
@@ -320,3 +321,14 @@ def test_a_signal_saves_and_the_same_command_continues(trained, data_dir, tmp_pa
     config = tiny_config(data_dir, num_steps=step + 2, sample_every_steps=100000)
     run.train(config, tmp_path, time.monotonic())
     assert checkpoint.find(str(tmp_path))[1] == step + 2
+
+
+@pytest.mark.parametrize("name", ["adm_classifier_64", "adm_upsampler_64_256", "glide_base_inpaint"])
+def test_a_model_without_pictures_of_its_own_trains_and_shows_none(tmp_path, data_dir, name):
+    config = importlib.import_module(f"configs.{name}").get_config("debug")
+    config.data.dir = str(data_dir)
+    config.parallel.placement = "single"
+    config.train.update(num_steps=2, sample_every_steps=1)
+    run.train(config, tmp_path / "run", time.monotonic())
+    assert checkpoint.find(str(tmp_path / "run"))[1] == 2
+    assert not list((tmp_path / "run").glob("samples/*"))

@@ -47,7 +47,7 @@ def train(
     save: Callable[[TrainState], None],
     wait: Callable[[], None],
     metrics: MetricWriter,
-    sample_grid: Callable[[int, Any], Image.Image],
+    sample_grid: Callable[[int, Any], Image.Image] | None,
     started: float,
 ) -> tuple[TrainState, str | None]:
     """Trains from the state's step to cadence.num_steps, or to a signal; saves in both cases.
@@ -59,7 +59,7 @@ def train(
       cadence: when to log, sample, save and stop.
       save: begins a checkpoint of a state.
       wait: blocks until what `save` began is on disk.
-      metrics, sample_grid: where to show.
+      metrics, sample_grid: where to show; None where a model has nothing to show.
       started: `time.monotonic()` at the program's start, to tell the time to the first step.
 
     Returns:
@@ -87,7 +87,7 @@ def train(
                 metrics.write(i, {**means, "steps_per_second": rate})
                 bar.set_postfix(loss=f"{means['loss']:.4f}")
                 pending, since, since_step = [], now, i
-            if i % cadence.sample_every_steps == 0 or last:
+            if sample_grid and (i % cadence.sample_every_steps == 0 or last):
                 metrics.image(i, sample_grid(i, state.ema_params))
             if i % cadence.checkpoint_every_steps == 0:
                 save(state)

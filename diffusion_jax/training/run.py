@@ -21,6 +21,7 @@ from diffusion_jax.training.step import TrainState, init_state, make_train_step
 FREE_FIELDS = ("train.num_steps", "train.log_every_steps", "train.sample_every_steps", "train.checkpoint_every_steps")
 FREE_GROUPS = ("sample.", "parallel.", "train.checkpoints_to_keep", "data.dir")
 TOKENIZER_CAPTIONS = 20_000
+MAX_CLASSES = 16  # rows of the pictures that training shows
 
 
 def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
@@ -67,6 +68,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
         config.train.sample_every_steps,
         config.train.checkpoint_every_steps,
     )
+    sample_grid = _sample_grid(model, place, workdir)
     with checkpoints.full_disk_told(), contextlib.ExitStack() as stack:
         stack.callback(checkpoints.close)
         metrics = MetricWriter(workdir, ("loss", "grad_norm", "steps_per_second"), int(state.step))
@@ -79,7 +81,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
             lambda state: checkpoints.save(state, plain, text),
             checkpoints.wait,
             metrics,
-            _sample_grid(model, place, workdir),
+            sample_grid,
             started,
         )
     if signal_name:
@@ -87,10 +89,10 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
             f"{signal_name}: saved step {int(state.step)} in {checkpoints.folder}. The same command continues from there."
         )
     else:
-        print(
-            f"trained to step {int(state.step)}; checkpoint in {checkpoints.folder}, samples in {workdir / 'samples'}."
-        )
-        print(f"next: python sample.py --checkpoint={workdir}")
+        shown = f", samples in {workdir / 'samples'}" if sample_grid else ""
+        print(f"trained to step {int(state.step)}; checkpoint in {checkpoints.folder}{shown}.")
+        guide = f"BASE --classifier={workdir}" if config.model.kind == "classifier" else workdir
+        print(f"next: python sample.py --checkpoint={guide}")
 
 
 def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, CaptionTokenizer | None]:
@@ -147,18 +149,24 @@ def _initial_state(
     return checkpoints.restore(resume_step, template)
 
 
-def _sample_grid(model: build.Model, place: Any, workdir: pathlib.Path) -> SampleGrid | vectors.SamplePicture:
-    """Samples of config.sample.prompts (or, without text, of the null condition) by the EMA parameters."""
+def _sample_grid(model: build.Model, place: Any, workdir: pathlib.Path) -> SampleGrid | vectors.SamplePicture | None:
+    """Samples of config.sample.prompts, of classes or of no condition by the EMA parameters.
+
+    None for a classifier, which makes no pictures, and for a network that must be given one to enlarge or to repaint.
+    """
     if vectors.is_vector(model):
         return vectors.SamplePicture(model, place, workdir)
     config = model.config
+    if config.model.kind == "classifier" or model.blank_cond.keys() & {"low_res", "inpaint_mask"}:
+        return None
     per_prompt = config.sample.samples_per_prompt
     if config.model.condition == "text":
         labels = tuple(config.sample.prompts)
         cond = build.prompt_cond(model, labels)
     elif config.model.condition == "label":
-        labels = tuple(f"class {i}" for i in range(config.data.num_classes))
-        cond = {"label": np.arange(config.data.num_classes, dtype=np.int32)}
+        count = min(config.data.num_classes, MAX_CLASSES)
+        labels = tuple(f"class {i}" for i in range(count))
+        cond = {"label": np.arange(count, dtype=np.int32)}
     else:
         labels, cond = ("unconditional",), {}
     count = len(labels) * per_prompt
