@@ -1,12 +1,13 @@
-"""Time and memory of reading a file of weights, against reading its bytes.
+"""Time and memory of loading a file of weights, against reading its bytes.
 
     python benchmarks/read_weights.py
     python benchmarks/read_weights.py --shapes=tests/golden/networks/adm_64_cond.tsv --repeats=5
 
 Writes files of random float32 arrays with the names and shapes of GLIDE's base model (385 million parameters, 1.5 GB),
 as safetensors and as torch.save lays them out, into a temporary folder. Each reading is a process of its own that keeps
-all that it read, so that its peak of resident memory is what that reading needs; "bytes" is np.fromfile of the whole
-file. The files are in the page cache: the figures are of the work, not of the disk.
+all that it read, so that its peak of resident memory is what that reading needs: "bytes" is np.fromfile of the whole
+file, "arrays" reads every array, "model" is `interop.openai.load`, the network's shapes and the change of layouts
+included. Before each the file is dropped from the page cache, so that the disk's time is in all of them.
 """
 
 import pathlib
@@ -26,20 +27,31 @@ from diffusion_jax.interop import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHAPES = flags.DEFINE_string(
-    "shapes", str(ROOT / "tests/golden/networks/glide_base.tsv"), "Lines of a name, a tab and a shape as 2x3."
+    "shapes", str(ROOT / "tests/golden/networks/glide_base.tsv"), "A published kind: NAME.tsv, lines of a name, a tab and a shape as 2x3."
 )
 REPEATS = flags.DEFINE_integer("repeats", 3, "Readings of each kind; the fastest counts.", lower_bound=1)
+WHATS = ("bytes", "arrays", "model")
 READING = """
-import sys, time
+import os, pathlib, sys, time
+import jax
 import numpy as np
-from diffusion_jax.interop import files
+from diffusion_jax.interop import files, openai
 
 def status(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) * 1024
 
-path, kind = sys.argv[1:]
+path, what, kind = sys.argv[1:]
+jax.block_until_ready(jax.numpy.zeros(3))
+with open(path) as file:
+    os.fsync(file.fileno())
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 before, start = status("VmRSS"), time.perf_counter()
-kept = np.fromfile(path, np.uint8) if kind == "bytes" else dict(files.read(path))
+if what == "bytes":
+    kept = np.fromfile(path, np.uint8)
+elif what == "arrays":
+    kept = dict(files.read(path))
+else:
+    kept = jax.block_until_ready(openai.load(kind, path).params)
 print(time.perf_counter() - start, status("VmHWM") - before)
 """
 
@@ -66,9 +78,9 @@ def write_torch_zip(arrays: dict[str, np.ndarray], path: pathlib.Path) -> None:
             archive.writestr(f"weights/data/{i}", array.tobytes())
 
 
-def reading(path: pathlib.Path, kind: str) -> tuple[float, int]:
+def reading(path: pathlib.Path, what: str) -> tuple[float, int]:
     """Seconds, and bytes of resident memory at the peak beyond those before."""
-    command = [sys.executable, "-c", READING, str(path), kind]
+    command = [sys.executable, "-c", READING, str(path), what, pathlib.Path(SHAPES.value).stem]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     seconds, extra = done.stdout.split()
     return float(seconds), int(extra)
@@ -81,17 +93,18 @@ def main(argv: list[str]) -> None:
         name, shape = line.split("\t")
         arrays[name] = rng.random([int(n) for n in shape.split("x") if n], np.float32)
     print(f"{len(arrays)} arrays, {sum(array.size for array in arrays.values()):,} parameters")
-    print(f"{'file':14}{'GB':>6}{'bytes s':>10}{'arrays s':>10}{'ratio':>8}{'extra memory / size':>22}")
+    print(f"{'file':14}{'what':>8}{'seconds':>10}{'of bytes':>10}{'extra memory / size':>22}")
     with tempfile.TemporaryDirectory() as folder:
         for name, write in (("w.pt", write_torch_zip), ("w.safetensors", files.write_safetensors)):
             path = pathlib.Path(folder, name)
             write(arrays, path)
-            size = path.stat().st_size
-            # In turn, so that what else the machine does falls on both.
-            pairs = [(reading(path, "bytes"), reading(path, "arrays")) for _ in range(REPEATS.value)]
-            plain, ours = (min(run[i][0] for run in pairs) for i in (0, 1))
-            extra = max(run[1][1] for run in pairs) / size
-            print(f"{path.name:14}{size / 1e9:6.2f}{plain:10.2f}{ours:10.2f}{ours / plain:8.2f}{extra:22.3f}")
+            # In turn, so that what else the machine does falls on all.
+            rounds = [{what: reading(path, what) for what in WHATS} for _ in range(REPEATS.value)]
+            fastest = {what: min(r[what][0] for r in rounds) for what in WHATS}
+            for what in WHATS:
+                extra = max(r[what][1] for r in rounds) / path.stat().st_size
+                ratio = fastest[what] / fastest["bytes"]
+                print(f"{name:14}{what:>8}{fastest[what]:10.2f}{ratio:10.2f}{extra:22.3f}")
             path.unlink()
 
 

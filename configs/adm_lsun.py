@@ -1,5 +1,4 @@
-"""ADM on LSUN at 256 pixels (bedrooms; cats for 200 and horses for 250 thousand steps): 552,814,086 parameters, dropout
-0.1.
+"""ADM on LSUN bedrooms at 256 pixels: 552,814,086 parameters, dropout 0.1.
 
 Trained for 500 thousand steps of 256. Source: Dhariwal and Nichol 2021 (ADM); the README of openai/guided-diffusion.
 """

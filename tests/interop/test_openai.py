@@ -24,13 +24,23 @@ CASES = (
     "unet_class_headch16_neworder_ssn_updown_sigma",
     "unet_uncond_heads4_legacy",
     "sr_class_headch16_ssn_x2",
+    "classifier_adaptive",
     "classifier_attentionpool_headch16",
+    "classifier_spatial",
     "classifier_spatial_v2",
     "text2im_padding",
     "text2im_no_text_width0",
     "sr_text2im_x2",
     "inpaint_text2im",
 )
+# Relative L2 error of guided-diffusion's own outputs (torch 2.13.0) with its torso in bfloat16 by its `convert_module_to_f16`.
+ORIGINALS_BFLOAT16 = {
+    "unet_class_headch16_neworder_ssn_updown_sigma": 0.128,
+    "unet_uncond_heads4_legacy": 0.033,
+    "sr_class_headch16_ssn_x2": 0.047,
+    "classifier_attentionpool_headch16": 0.025,
+    "classifier_spatial_v2": 0.0063,
+}
 SMALL = {
     "image_size": 16,
     "in_channels": 3,
@@ -240,34 +250,23 @@ def test_what_the_original_never_reads_is_kept():
     assert all((saved[key] == weights[key]).all() for key in weights)
 
 
-@pytest.mark.parametrize("pool", ["adaptive", "spatial"])
-def test_pools_are_their_formulae(pool):
-    options = {**SMALL, "pool": pool, "num_heads": 2, "resblock_updown": True}
-    model = load("EncoderUNetModel", weights := random_weights("EncoderUNetModel", options), options)
-    x = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
-    out, seen = model.module.apply({"params": model.params}, x, jnp.array([3.0, 500.0]), capture_intermediates=True)
-    seen = {name: np.asarray(value["__call__"][0]) for name, value in seen["intermediates"].items()
-            if "__call__" in value}  # fmt: skip
-    if pool == "adaptive":
-        h = seen["mid_res_1"].reshape(2, 64, 32, 1)
-        h = (h - h.mean((1, 3), keepdims=True)) / np.sqrt(h.var((1, 3), keepdims=True) + 1e-5)  # a channel is a group
-        h = h[..., 0] * weights["out.0.weight"] + weights["out.0.bias"]
-        pooled = (h / (1 + np.exp(-h))).mean(1)
-        want = pooled @ weights["out.3.weight"][..., 0, 0].T + weights["out.3.bias"]
-    else:
-        blocks = ("conv_in", "down_1_res", "down_2_resample", "down_3_attn", "mid_res_1")
-        f = np.concatenate([seen[name].mean((1, 2)) for name in blocks], axis=-1)
-        h = np.maximum(f @ weights["out.0.weight"].T + weights["out.0.bias"], 0)
-        want = h @ weights["out.2.weight"].T + weights["out.2.bias"]
-    np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-5)
-
-
 def test_integer_and_fractional_timesteps_are_taken():
     _, _, io = case("unet_uncond_heads4_legacy")
     model = golden("unet_uncond_heads4_legacy")
     whole, half = np.array([7, 8, 9]), np.array([7.5, 8.5, 9.5])
     np.testing.assert_array_equal(model(io["x"], whole), model(io["x"], whole.astype(np.float64)))
     assert not np.allclose(model(io["x"], whole), model(io["x"], half))
+
+
+@pytest.mark.parametrize("name", ORIGINALS_BFLOAT16)
+def test_bfloat16_errs_as_the_originals_own_does(name):
+    """These random networks amplify rounding: rounding their weights alone, computed in float32, moves the output by 0.6 to 9%."""
+    config, options, io = case(name)
+    weights = GOLDEN / "networks" / name / "weights.safetensors"
+    model = load(config["made_with"], weights, options, dtype=jnp.bfloat16)
+    out = model(io["x"], io["timesteps"], **{key: io[key] for key in INPUTS if key in io})
+    error = np.linalg.norm(out - io["out"]) / np.linalg.norm(io["out"])
+    assert 0 < error < 1.5 * ORIGINALS_BFLOAT16[name]
 
 
 def test_blocks_compute_in_the_dtype_asked_for():

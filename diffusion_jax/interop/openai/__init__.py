@@ -153,9 +153,9 @@ def _load(
             network = make_network(module, blueprint.image_shape)
     except ValueError as error:
         raise UserError(f"{kind}: {error}") from None
-    template = jax.eval_shape(network.init, jax.random.key(0))
     if isinstance(weights, str | os.PathLike):
         weights = files.read(weights)
+    template = jax.eval_shape(network.init, jax.random.key(0))
     params, unused = names.from_state_dict(weights, template, blueprint.unused)
     network = network._replace(apply=jax.jit(network.apply))
     return OpenAIModel(kind, complete, module, blueprint.image_shape[-1], network, params, unused)

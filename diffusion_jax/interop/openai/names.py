@@ -7,6 +7,7 @@
 Anything else is the same in both. The order of qkv's columns is kept: it leaves no trace in a file.
 """
 
+import concurrent.futures
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -63,6 +64,8 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias":
 # Dense layers that are convolutions with a kernel of one in the original: so many axes of size 1 end their weights.
 _CONV1D = re.compile(r".*_attn/(qkv|text_kv|out)/kernel|attention_pool/(qkv|out)/kernel")
 _CONV2D = "adaptive_out/kernel"
+_THREADS = 4
+_COLUMNS = 16
 
 
 def from_state_dict(
@@ -90,11 +93,12 @@ def from_state_dict(
             raise _mismatch(state_dict, wanted)
         return array
 
-    # np.array copies always, and once: jax may then share the copy's memory, but never the caller's or a mapped file's.
-    arrays = (
-        np.array(_to_ours(fetch(key), path), np.float32, order="C") for key, path in zip(keys, paths, strict=True)
-    )
-    leaves = [jax.device_put(array) for array in arrays]
+    def convert(key: str, path: str) -> jax.Array:
+        return jax.device_put(_own(_to_ours(fetch(key), path)))
+
+    # NumPy reads and copies without holding the interpreter: threads halve the time, and hold an array each.
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        leaves = list(pool.map(convert, keys, paths))
     kept = {key: np.array(fetch(key), np.float32) for key in unused or {}}
     return jax.tree_util.tree_unflatten(structure, leaves), kept
 
@@ -117,6 +121,18 @@ def original_shapes(template: Params) -> dict[str, tuple[int, ...]]:
         original_key(path, paths): _to_original(np.broadcast_to(empty, leaf.shape), path).shape
         for path, leaf in zip(paths, jax.tree.leaves(template), strict=True)
     }
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """A float32 copy in row-major order: jax may then share its memory, but never the caller's or a mapped file's."""
+    if array.ndim < 2 or array.strides[-1] == array.itemsize:
+        return np.array(array, np.float32, order="C")
+    # Transposed: a few columns at a time, whose rows stay in the cache, take half the time of all at once.
+    out = np.empty(array.shape, np.float32)
+    for start in range(0, array.shape[-1], _COLUMNS):
+        columns = slice(start, start + _COLUMNS)
+        out[..., columns] = array[..., columns]
+    return out
 
 
 def _mismatch(state_dict: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> UserError:
