@@ -27,7 +27,9 @@ from diffusion_jax.interop import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHAPES = flags.DEFINE_string(
-    "shapes", str(ROOT / "tests/golden/networks/glide_base.tsv"), "A published kind: NAME.tsv, lines of a name, a tab and a shape as 2x3."
+    "shapes",
+    str(ROOT / "tests/golden/networks/glide_base.tsv"),
+    "NAME.tsv of a published kind: lines of a name, a tab and a shape.",
 )
 REPEATS = flags.DEFINE_integer("repeats", 3, "Readings of each kind; the fastest counts.", lower_bound=1)
 WHATS = ("bytes", "arrays", "model")
