@@ -147,6 +147,9 @@ def get_config() -> ConfigDict:
                     "a large yellow star on a black background",
                 ),
             },
-            "parallel": {"placement": "pmap"},  # pmap over all local devices, or single
+            "parallel": {
+                "placement": "pmap",  # pmap (data-parallel, parameters replicated), sharded (over a mesh) or single
+                "mesh": (1, -1, 1),  # sharded: devices along data, fsdp and tensor; -1 is what is left
+            },
         }
     )

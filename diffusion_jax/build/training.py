@@ -1,8 +1,9 @@
 """A config's loss, optimizer and placement."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -78,11 +79,24 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw) if o.clip_norm else adamw
 
 
-def placement(config: ConfigDict) -> Placement:
-    """Where steps run."""
-    if config.parallel.placement not in PLACEMENTS:
-        raise unknown_name("config.parallel.placement", config.parallel.placement, PLACEMENTS)
-    return make_placement(config.parallel.placement)
+def placement(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Placement:
+    """Where steps run.
+
+    Args:
+      config: a whole config.
+      devices: those of all processes by default; or the devices of a machine to plan for.
+    """
+    p = config.parallel
+    if p.placement not in PLACEMENTS:
+        raise unknown_name("config.parallel.placement", p.placement, PLACEMENTS)
+    if len(p.mesh) != 3 or any(n != -1 and n < 1 for n in p.mesh) or tuple(p.mesh).count(-1) > 1:
+        raise UserError(
+            f"config.parallel.mesh={tuple(p.mesh)}: wants devices along data, fsdp, tensor, such as (1,-1,1)."
+        )
+    try:
+        return make_placement(p.placement, devices, tuple(p.mesh))
+    except ValueError as error:
+        raise UserError(f"config.parallel: {error}") from None
 
 
 def loss_per_example(model: Model) -> LossPerExample:
@@ -110,10 +124,13 @@ def loss_per_example(model: Model) -> LossPerExample:
 
         network, noise_keys = fed(model, apply), fold_in(keys, 2)
         if draw_time is not None:
-            return judge(network, x0, draw_time(fold_in(keys, 1)), noise_keys, cond), None
+            t = draw_time(fold_in(keys, 1))
+            each = judge(network, x0, t, noise_keys, cond)
+            return each, Record(t, each)
         steps, importance = times.draw(history, fold_in(keys, 1))
-        each = judge(network, x0, times.step_time(steps, d.num_table_steps), noise_keys, cond)
-        return importance * each, (steps, each)
+        t = times.step_time(steps, d.num_table_steps)
+        each = judge(network, x0, t, noise_keys, cond)
+        return importance * each, Record(t, each, steps)
 
     return loss
 

@@ -1,38 +1,54 @@
-"""Where a step runs. The step itself is written once, for a batch; only this file knows of devices.
+"""Where a step runs. The step itself is written once, for a batch; only this file knows of devices and processes.
 
-A step takes (replicated, batch, axis_name): `replicated` is the same on every device (the train state, parameters), the
+A step takes (replicated, batch, axis_name): `replicated` is the train state or what sampling shares (parameters), the
 batch's leaves are [B, ...]. Inside it, what must be global goes through `all_mean`, `all_gather` and `example_indices`;
-they are the identity of a single device when `axis_name` is None.
+they are the identity where `axis_name` is None: there the batch is the global one, on however many devices.
+
+With several processes every function here is called by all of them, with the same shapes.
 """
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from diffusion_jax.training import sharding
+
 AXIS = "data"
-PLACEMENTS = ("pmap", "single")
+AXES = ("data", "fsdp", "tensor")
+PLACEMENTS = ("pmap", "sharded", "single")
+FULLY_SHARDED = (1, -1, 1)
+Step = Callable[[Any, Any, str | None], Any]
 
 
 class Placement(NamedTuple):
     """How steps are spread.
 
     num_devices: a global batch must be a multiple of it.
-    train: step(state, batch, axis_name) -> (state, metrics), to the function of the whole batch; the state is donated,
-      stays one unstacked tree, and both outputs are the same on every device.
-    map: fn(params, batch, axis_name) -> a tree of [B, ...], to the function of the whole batch.
-    replicate: a tree -> the same on every device, for what `map` is given again and again.
+    rows: batch size -> the rows of the global batch that this process gives to `train`.
+    shardings: a train state's or parameters' shapes -> where each array lies.
+    train: step(state, batch, axis_name) -> (state, metrics), to a function of the state and this process's rows (NumPy); the
+      state is donated and is one unstacked tree in every placement; metrics are the same on every device.
+    map: fn(shared, batch, axis_name) -> a tree of [B, ...], to a function of the whole batch, which every process has.
+    replicate: parameters -> onto the devices, as `shardings` says, for what `map` is given again and again.
+    lower_train: (step, state's shapes, global batch's shapes) -> the step's program, lowered for the devices; they may be
+      those of a machine that is not there.
     """
 
     num_devices: int
-    train: Callable[[Callable[..., Any]], Callable[..., Any]]
-    map: Callable[[Callable[..., Any]], Callable[..., Any]]
+    rows: Callable[[int], Int[np.ndarray, "R"]]
+    shardings: Callable[[Any], Any]
+    train: Callable[[Step], Callable[[Any, Any], tuple[Any, Any]]]
+    map: Callable[[Step], Callable[[Any, Any], Any]]
     replicate: Callable[[Any], Any]
+    lower_train: Callable[[Step, Any, Any], jax.stages.Lowered]
 
 
 def all_mean(tree: Any, axis_name: str | None) -> Any:
@@ -51,73 +67,207 @@ def example_indices(num_examples: int, axis_name: str | None) -> Int[Array, "B"]
     return first + jnp.arange(num_examples)
 
 
-def make_placement(name: str, devices: list[jax.Device] | None = None) -> Placement:
+def make_placement(
+    name: str, devices: Sequence[jax.Device] | None = None, mesh_shape: tuple[int, int, int] = FULLY_SHARDED
+) -> Placement:
     """The placement of a name.
 
     Args:
-      name: "pmap" (data-parallel over all local devices, parameters replicated) or "single" (jit on one device).
-      devices: all local devices by default; "single" uses the first.
+      name: "pmap" (data-parallel, parameters replicated), "sharded" (jit over a mesh of data x fsdp x tensor: parameters,
+        optimizer and EMA are sharded over fsdp and tensor, see `sharding.spec`) or "single" (one device).
+      devices: those of all processes by default; "single" uses the first.
+      mesh_shape: sharded: devices along data, fsdp and tensor; one of them may be -1, for what is left. Data is the axis
+        that reaches over slices.
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the name is unknown, or the mesh has another number of devices.
     """
-    devices = devices or jax.local_devices()
+    devices = list(devices or jax.devices())
     if name == "single":
-        to_device = functools.partial(jax.device_put, device=devices[0])
-        return Placement(1, _single_train(devices[0]), _single_map(devices[0]), to_device)
+        if jax.process_count() > 1:
+            raise ValueError("the placement single is of one process; use pmap or sharded.")
+        return _sharded(Mesh(np.array(devices[:1]).reshape(1, 1, 1), AXES))
+    if name == "sharded":
+        return _sharded(_mesh(devices, mesh_shape))
     if name == "pmap":
-        everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
-        to_devices = functools.partial(jax.device_put, device=everywhere)
-        train, mapped = functools.partial(_pmap_train, devices), functools.partial(_pmap_map, devices)
-        return Placement(len(devices), train, mapped, to_devices)
+        return _replicated(devices)
     raise ValueError(f"placement must be one of {PLACEMENTS}; got {name!r}.")
 
 
-def _single_train(device: jax.Device) -> Callable:
-    def train(step: Callable) -> Callable:
-        compiled = jax.jit(functools.partial(step, axis_name=None), donate_argnums=0)
-        return lambda state, batch: compiled(jax.device_put(state, device), batch)
+def _mesh(devices: list[jax.Device], shape: tuple[int, int, int]) -> Mesh:
+    known = math.prod(n for n in shape if n != -1)
+    shape = tuple(len(devices) // known if n == -1 else n for n in shape)
+    if math.prod(shape) != len(devices):
+        raise ValueError(
+            f"a mesh of data x fsdp x tensor = {shape} does not have the {len(devices)} devices there are."
+        )
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return Mesh(mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True), AXES)
+    if shape[0] % slices:
+        raise ValueError(
+            f"data = {shape[0]} devices cannot be spread over {slices} slices: make it a multiple of them."
+        )
+    within = (shape[0] // slices, *shape[1:])
+    grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES)
 
-    return train
 
+def _sharded(mesh: Mesh) -> Placement:
+    """jit over a mesh; the compiler derives the communication from where parameters and batch lie."""
+    # Devices along the tensor axis share the same rows.
+    by_rows, everywhere = NamedSharding(mesh, PartitionSpec(AXES[:2])), NamedSharding(mesh, PartitionSpec())
+    shardings = functools.partial(sharding.shardings, mesh)
 
-def _single_map(device: jax.Device) -> Callable:
-    def mapped(fn: Callable) -> Callable:
-        compiled = jax.jit(functools.partial(fn, axis_name=None))
-        return lambda params, batch: compiled(jax.device_put(params, device), batch)
+    def program(step: Step, state: Any) -> Any:
+        places = shardings(state)
+        step = functools.partial(step, axis_name=None)
+        return jax.jit(step, in_shardings=(places, by_rows), out_shardings=(places, everywhere), donate_argnums=0)
 
-    return mapped
+    def train(step: Step) -> Callable:
+        compiled = None
 
+        def run(state: Any, batch: Any) -> Any:
+            nonlocal compiled
+            compiled = compiled or program(step, state)
+            return compiled(state, _from_rows(batch, by_rows))
 
-def _pmap_train(devices: list[jax.Device], step: Callable) -> Callable:
-    # in_axes None and out_axes None keep the state unstacked: checkpoints, EMA and sampling see the tree that jit sees.
-    # The step's outputs must then be equal on every device, which `all_mean` of gradients and metrics makes them.
-    parallel = jax.pmap(
-        functools.partial(step, axis_name=AXIS),
-        AXIS,
-        in_axes=(None, 0),
-        out_axes=None,
-        donate_argnums=0,
-        devices=devices,
+        return run
+
+    def mapped(fn: Step) -> Callable:
+        compiled = jax.jit(functools.partial(fn, axis_name=None), out_shardings=by_rows)
+        return lambda shared, batch: _whole(compiled(shared, _put_all(_check(batch, by_rows), by_rows)))
+
+    return Placement(
+        math.prod(mesh.devices.shape[:2]),
+        functools.partial(_rows, by_rows),
+        shardings,
+        train,
+        mapped,
+        lambda tree: _put(tree, shardings(tree)),
+        lambda step, state, batch: program(step, state).lower(state, batch),
     )
-    return lambda state, batch: parallel(state, _split(batch, len(devices)))
 
 
-def _pmap_map(devices: list[jax.Device], fn: Callable) -> Callable:
-    parallel = jax.pmap(functools.partial(fn, axis_name=AXIS), AXIS, in_axes=(None, 0), devices=devices)
+def _replicated(devices: list[jax.Device]) -> Placement:
+    """pmap on one process. On several its modern spelling, whose state is of global arrays, as checkpoints want it."""
+    mesh = Mesh(np.array(devices), (AXIS,))
+    by_rows, everywhere = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
 
-    def mapped(params: Any, batch: Any) -> Any:
-        out = parallel(params, _split(batch, len(devices)))
-        return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), out)
+    def shard_map(step: Step, out_specs: Any, **options: Any) -> Any:
+        # Without check_vma=False the gradient of what is replicated would be summed already, and all_mean would not mend it.
+        mapped = jax.shard_map(
+            functools.partial(step, axis_name=AXIS),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=out_specs,
+            check_vma=False,
+        )
+        return jax.jit(mapped, **options)
 
-    return mapped
+    def train(step: Step) -> Callable:
+        if jax.process_count() > 1:
+            compiled = shard_map(step, PartitionSpec(), donate_argnums=0)
+            return lambda state, batch: compiled(state, _from_rows(batch, by_rows))
+        # in_axes None and out_axes None keep the state unstacked: checkpoints, EMA and sampling see the tree that jit sees.
+        # The step's outputs must then be equal on every device, which `all_mean` of gradients and metrics makes them.
+        axes = {"in_axes": (None, 0), "out_axes": None, "donate_argnums": 0, "devices": devices}
+        parallel = jax.pmap(functools.partial(step, axis_name=AXIS), AXIS, **axes)
+        return lambda state, batch: parallel(state, _split(batch, len(devices)))
+
+    def mapped(fn: Step) -> Callable:
+        if jax.process_count() > 1:
+            compiled = shard_map(fn, PartitionSpec(AXIS))
+            return lambda shared, batch: _whole(compiled(shared, _put_all(_check(batch, by_rows), by_rows)))
+        parallel = jax.pmap(functools.partial(fn, axis_name=AXIS), AXIS, in_axes=(None, 0), devices=devices)
+
+        def run(shared: Any, batch: Any) -> Any:
+            out = parallel(shared, _split(batch, len(devices)))
+            return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), out)
+
+        return run
+
+    def lower_train(step: Step, state: Any, batch: Any) -> jax.stages.Lowered:
+        return shard_map(step, PartitionSpec(), donate_argnums=0).lower(
+            _described(state, everywhere), _described(batch, by_rows)
+        )
+
+    return Placement(
+        len(devices),
+        functools.partial(_rows, by_rows),
+        lambda template: jax.tree.map(lambda _: everywhere, template),
+        train,
+        mapped,
+        lambda tree: _put_all(tree, everywhere),
+        lower_train,
+    )
+
+
+@functools.lru_cache
+def _rows(by_rows: NamedSharding, batch_size: int) -> Int[np.ndarray, "R"]:
+    places = by_rows.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[place] for place in places]))
+
+
+def _from_rows(batch: Any, by_rows: NamedSharding) -> Any:
+    """This process's rows -> global arrays."""
+    if jax.process_count() == 1:
+        return _put_all(_check(batch, by_rows), by_rows)
+    devices = by_rows.mesh.devices.size
+    share = len(jax.tree.leaves(batch)[0])
+    size = share * devices // len(_rows(by_rows, devices))
+    rows = _rows(by_rows, size)
+
+    def assemble(x: np.ndarray) -> jax.Array:
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            first, last, _ = index[0].indices(size)
+            return x[slice(*np.searchsorted(rows, (first, last)))]
+
+        return jax.make_array_from_callback((size, *x.shape[1:]), by_rows, shard)
+
+    return jax.tree.map(assemble, batch)
+
+
+def _put(tree: Any, places: Any) -> Any:
+    return jax.tree.map(_put_one, tree, places)
+
+
+def _put_all(tree: Any, place: NamedSharding) -> Any:
+    return jax.tree.map(lambda x: _put_one(x, place), tree)
+
+
+def _put_one(x: Any, place: NamedSharding) -> jax.Array:
+    """Onto the devices of every process; what all processes have whole, or what lies there already."""
+    if jax.process_count() == 1 or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return jax.device_put(x, place)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
+
+
+def _whole(tree: Any) -> Any:
+    """What every process can read."""
+    return tree if jax.process_count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _described(tree: Any, place: NamedSharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+
+
+def _check(batch: Any, by_rows: NamedSharding) -> Any:
+    num_devices = by_rows.mesh.devices.size // by_rows.mesh.shape.get("tensor", 1)
+    _check_size(len(jax.tree.leaves(batch)[0]), num_devices)
+    return batch
+
+
+def _check_size(size: int, num_devices: int) -> None:
+    if size % num_devices:
+        raise ValueError(
+            f"A batch of {size} examples cannot be split over {num_devices} devices. Use a multiple of {num_devices}."
+        )
 
 
 def _split(batch: Any, num_devices: int) -> Any:
     """[B, ...] -> [devices, B / devices, ...]."""
     size = len(jax.tree.leaves(batch)[0])
-    if size % num_devices:
-        raise ValueError(
-            f"A batch of {size} examples cannot be split over {num_devices} devices. Use a multiple of {num_devices}."
-        )
+    _check_size(size, num_devices)
     return jax.tree.map(lambda x: x.reshape(num_devices, size // num_devices, *x.shape[1:]), batch)
