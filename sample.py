@@ -141,7 +141,7 @@ flags.mark_flag_as_required("checkpoint")
 
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
-    cli.use_compilation_cache()
+    cli.start()
     low, high = cli.interval("guidance_interval", GUIDANCE_INTERVAL.value)
     from diffusion_jax import pictures, sampling  # after the flags are right: JAX takes seconds to import
 

@@ -24,7 +24,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
-    cli.use_compilation_cache()
+    cli.start()
     from diffusion_jax.training import run  # after the flags are right: JAX takes seconds to import
 
     run.train(CONFIG.value, pathlib.Path(str(WORKDIR.value)), STARTED)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from diffusion_jax import processes
 from diffusion_jax.errors import UserError
 
 
@@ -46,6 +47,23 @@ def use_compilation_cache() -> None:
     """Turns JAX's persistent compilation cache on, in the folder of --compilation_cache; call before importing JAX."""
     if _CACHE.value:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.value)
+
+
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    processes.MODES,
+    "Whether several processes are one run: by the cluster's variables, on or off.",
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where no cluster tells it.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number, from 0.", lower_bound=0)
+
+
+def start() -> None:
+    """What every command does before JAX computes: the compilation cache, and joining the run's other processes."""
+    use_compilation_cache()
+    processes.join(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
 
 def refuse_arguments(argv: list[str]) -> None:

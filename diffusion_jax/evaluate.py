@@ -13,10 +13,11 @@ the figures of Sohl-Dickstein et al. 2015.
 
 import json
 import pathlib
+from typing import Any
 
 from absl import flags
 
-from diffusion_jax import cli
+from diffusion_jax import cli, processes
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A training run's --workdir, or one step of it (DIR/checkpoints/STEP)."
@@ -51,7 +52,7 @@ def score_table(scores: dict[str, dict[str, float]]) -> str:
 
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
-    cli.use_compilation_cache()
+    cli.start()
     scales = cli.floats("guidance_scales", GUIDANCE_SCALES.value)
     import jax
     import numpy as np
@@ -77,9 +78,7 @@ def main(argv: list[str]) -> None:
         print(vectors.score_text(scores))
         record = {"checkpoint": str(loaded.workdir), "step": loaded.step, "split": SPLIT.value, "num_samples": count}
         record |= {"seed": SEED.value, "jax": jax.__version__, "scores": scores}
-        out.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"wrote {out}")
-        return
+        return _write(out, record)
     if config.data.name != "captioned_scenes" or config.model.condition != "text":
         raise UserError(
             "the caption checker reads text-conditional models of captioned_scenes; this checkpoint is another."
@@ -111,7 +110,12 @@ def main(argv: list[str]) -> None:
         "jax": jax.__version__,
         "scores": scores,
     }
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    _write(out, record)
+
+
+def _write(out: pathlib.Path, record: dict[str, Any]) -> None:
+    if processes.first():
+        out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {out}")
 
 
