@@ -173,7 +173,7 @@ def _replicated(devices: list[jax.Device]) -> Placement:
         # The step's outputs must then be equal on every device, which `all_mean` of gradients and metrics makes them.
         axes = {"in_axes": (None, 0), "out_axes": None, "donate_argnums": 0, "devices": devices}
         parallel = jax.pmap(functools.partial(step, axis_name=AXIS), AXIS, **axes)
-        return lambda state, batch: parallel(state, _split(batch, len(devices)))
+        return lambda state, batch: parallel(state, _put_all(_split(batch, len(devices)), by_rows))
 
     def mapped(fn: Step) -> Callable:
         if jax.process_count() > 1:
