@@ -44,10 +44,12 @@ def read(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
             head = file.read(_SNIFF_BYTES)
             if hasattr(os, "posix_fadvise"):  # the disk begins to read; its time runs beside what the caller does next
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-        if head.startswith((b"PK\x03\x04", b"\x80")):
-            return TorchWeights(path)
-        if head[8:9] == b"{":
+        torch = head.startswith((b"PK\x03\x04", b"\x80"))
+        # The length of the header comes first, 8 bytes of which the last are 0: it may begin as a pickle does.
+        if head[8:9] == b"{" and (head[5:8] == b"\0\0\0" or not torch):
             return _SafetensorsWeights(path)
+        if torch:
+            return TorchWeights(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
     raise UserError(f"{path} {_what_else(head)}")

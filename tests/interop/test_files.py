@@ -399,6 +399,18 @@ def test_a_safetensors_file_knows_its_names_without_reading(tmp_path, monkeypatc
         weights["a"]
 
 
+@pytest.mark.parametrize("first", [0x80, 0x50])
+def test_a_safetensors_file_is_told_whatever_byte_its_headers_length_begins_with(first, tmp_path):
+    """A pickle begins with 0x80, a zip archive with 0x50: so do 2 in 32 lengths, which are multiples of 8."""
+    for length in range(256):
+        safetensors.numpy.save_file({"w" * (1 + length): np.arange(3.0)}, tmp_path / "w.safetensors")
+        if (tmp_path / "w.safetensors").read_bytes()[0] == first:
+            break
+    else:
+        pytest.fail("no header of such a length")
+    np.testing.assert_array_equal(files.read(tmp_path / "w.safetensors")["w" * (1 + length)], np.arange(3.0))
+
+
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         files.write_safetensors({"a": np.zeros(2)}, tmp_path / "none" / "a.safetensors")
