@@ -104,14 +104,22 @@ def get_config() -> ConfigDict:
                 "weight_decay": 0.0,
                 "clip_norm": 1.0,  # global norm of the gradient; 0 is no limit
             },
-            "ema": {"decay": 0.9999},  # limit; young averages decay faster
+            "ema": {
+                "decay": 0.9999,  # limit; young averages decay faster
+                "more_decays": (),  # of further averages, for sample.py --ema_decay
+                "posthoc_stds": (),  # (0.05, 0.1): power-function averages of such lengths, for sample.py --ema_std of any
+                "snapshot_every_steps": 5_000,  # of the posthoc ones, and at the end; kept, in WORKDIR/ema_snapshots
+            },
             "train": {
                 "batch_size": 128,  # over all devices
+                "accumulation": 1,  # pieces of the batch gone through one after the other: as much less memory, the same step
                 "num_steps": 100_000,  # where training stops
                 "log_every_steps": 100,
                 "sample_every_steps": 5_000,
                 "checkpoint_every_steps": 5_000,
                 "checkpoints_to_keep": 3,
+                "max_skipped_steps": 20,  # so many in a row whose loss or gradient is not finite end the run; 0 is no limit
+                "rollbacks": 0,  # how often it then goes back to the last checkpoint by itself, past the batches since
             },
             "sample": {
                 "sampler": "ddim",  # see build.SAMPLERS: ancestral, ddim, plms, euler, euler_ancestral, heun, midpoint, lms,

@@ -14,7 +14,16 @@ from diffusion_jax.build.models import (
     text_features,
 )
 from diffusion_jax.build.sampling import GRIDS, SAMPLERS, generate, grid, knobs, sampler
-from diffusion_jax.build.training import loss_history, loss_per_example, lr_schedule, objective, optimizer, placement
+from diffusion_jax.build.training import (
+    averages,
+    loss_history,
+    loss_per_example,
+    lr_schedule,
+    objective,
+    optimizer,
+    placement,
+    train_step,
+)
 
 __all__ = [
     "DATA_SOURCES",
@@ -23,6 +32,7 @@ __all__ = [
     "SCHEDULES",
     "Model",
     "Process",
+    "averages",
     "decoder",
     "denoiser",
     "encode_example",
@@ -42,4 +52,5 @@ __all__ = [
     "sampler",
     "source",
     "text_features",
+    "train_step",
 ]

@@ -27,8 +27,9 @@ from diffusion_jax.keys import fold_in
 from diffusion_jax.models import Params
 from diffusion_jax.schedules import Schedule
 from diffusion_jax.times import LossHistory
+from diffusion_jax.training import ema
 from diffusion_jax.training.placement import PLACEMENTS, Placement, make_placement
-from diffusion_jax.training.step import Batch, LossPerExample, Record
+from diffusion_jax.training.step import Batch, LossPerExample, Metrics, Record, TrainState, make_train_step
 
 # An x0 network judged in another space is weighed by 1 / t^2 or so: exactly 0 must not be drawn.
 MIN_TIME = 1e-3
@@ -97,6 +98,29 @@ def placement(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
         return make_placement(p.placement, devices, tuple(p.mesh))
     except ValueError as error:
         raise UserError(f"config.parallel: {error}") from None
+
+
+def averages(config: ConfigDict) -> tuple[ema.Share, ...]:
+    """Of the parameters, beside the main one: config.ema.more_decays, then config.ema.posthoc_stds.
+
+    Raises:
+      UserError: no power function has such a std.
+    """
+    decays = [lambda step, decay=decay: 1 - ema.decay_at(step, decay) for decay in config.ema.more_decays]
+    try:
+        gammas = [ema.power_gamma(std) for std in config.ema.posthoc_stds]
+    except ValueError as error:
+        raise UserError(f"config.ema.posthoc_stds: {error}") from None
+    return (*decays, *(functools.partial(ema.power_share, gamma=gamma) for gamma in gammas))
+
+
+def train_step(
+    model: Model, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Batch, str | None], tuple[TrainState, Metrics]]:
+    """The config's train step, for a placement; its state has `averages` more."""
+    config = model.config
+    loss, more = loss_per_example(model), averages(config)
+    return make_train_step(loss, optimizer, config.ema.decay, config.seed, config.train.accumulation, more)
 
 
 def loss_per_example(model: Model) -> LossPerExample:

@@ -17,7 +17,8 @@ from diffusion_jax import images
 class MetricWriter:
     """Scalars to WORKDIR/metrics.csv (one row per step written) and to TensorBoard (WORKDIR/tensorboard).
 
-    A resumed run drops the CSV's rows beyond the step that it starts from, so that no step stands there twice.
+    A scalar that a step does not have is left blank. A resumed run drops the CSV's rows beyond the step that it starts
+    from, so that no step stands there twice.
     """
 
     def __init__(self, workdir: pathlib.Path, names: tuple[str, ...], first_step: int):

@@ -1,25 +1,35 @@
 """A training run from its config: build, resume, train. What train.py calls."""
 
 import contextlib
+import functools
 import pathlib
+import time
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, vectors
+from configs.default import get_config as default_config
+from diffusion_jax import build, processes, vectors
 from diffusion_jax.data import bpe
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.data.pipeline import captions_of, train_batches
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoint, loop
 from diffusion_jax.training.hooks import MetricWriter, SampleGrid
-from diffusion_jax.training.step import TrainState, init_state, make_train_step
+from diffusion_jax.training.placement import Placement
+from diffusion_jax.training.posthoc import Snapshots
+from diffusion_jax.training.rollback import go_back
+from diffusion_jax.training.step import TrainState, init_state
 
 # Fields that may change when a run is continued: they decide when it stops and what it shows, not what it learns.
-FREE_FIELDS = ("train.num_steps", "train.log_every_steps", "train.sample_every_steps", "train.checkpoint_every_steps")
-FREE_GROUPS = ("sample.", "parallel.", "train.checkpoints_to_keep", "data.dir")
+FREE_FIELDS = (
+    *("train.num_steps", "train.log_every_steps", "train.sample_every_steps", "train.checkpoint_every_steps"),
+    *("train.checkpoints_to_keep", "train.accumulation", "train.max_skipped_steps", "train.rollbacks"),
+    *("ema.snapshot_every_steps", "data.dir"),
+)
+FREE_GROUPS = ("sample.", "parallel.")
 TOKENIZER_CAPTIONS = 20_000
 MAX_CLASSES = 16  # rows of the pictures that training shows
 
@@ -36,13 +46,14 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
       UserError: for what the user can mend.
     """
     place = build.placement(config)
-    if config.train.batch_size % place.num_devices:
+    if config.train.batch_size % (parts := place.num_devices * config.train.accumulation):
+        pieces = f" in {config.train.accumulation} accumulated pieces" if config.train.accumulation > 1 else ""
         raise UserError(
-            f"config.train.batch_size is {config.train.batch_size}, which {place.num_devices} devices cannot share evenly. "
-            f"Use a multiple of {place.num_devices}, or --config.parallel.placement=single."
+            f"config.train.batch_size is {config.train.batch_size}, which {place.num_devices} devices cannot share evenly{pieces}. "
+            f"Use a multiple of {parts}, or --config.parallel.placement=single."
         )
     resume_step, tokenizer = _resume(config, workdir)
-    source = build.source(config)
+    source = processes.first_then_others(lambda: build.source(config))
     if len(source) < config.train.batch_size:
         raise UserError(
             f"the data set has {len(source)} examples, less than one batch of config.train.batch_size={config.train.batch_size}. "
@@ -55,38 +66,58 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
             tokenizer = CaptionTokenizer.train(captions_of(source, TOKENIZER_CAPTIONS), config.text.vocab_size)
     model = build.model(config, tokenizer)
     optimizer = build.optimizer(config)
-    step = make_train_step(build.loss_per_example(model), optimizer, config.ema.decay, config.seed)
+    step = place.train(build.train_step(model, optimizer))
     checkpoints = _open(workdir, config)
-    state = _initial_state(model, optimizer, config.seed, checkpoints, resume_step)
+    state = _initial_state(model, optimizer, config.seed, checkpoints, resume_step, place)
     _announce(config, workdir, state, place.num_devices)
 
-    batches = train_batches(source, build.encode_example(model), config.train.batch_size, config.seed, int(state.step))
     plain, text = config.to_dict(), tokenizer.to_json() if tokenizer else None
+    stds = tuple(config.ema.posthoc_stds)
     cadence = loop.Cadence(
         config.train.num_steps,
         config.train.log_every_steps,
         config.train.sample_every_steps,
         config.train.checkpoint_every_steps,
+        config.ema.snapshot_every_steps if stds else 0,
+        config.train.max_skipped_steps,
     )
     sample_grid = _sample_grid(model, place, workdir)
+
+    def train_from(state: TrainState, started: float) -> tuple[TrainState, str | None]:
+        batches = train_batches(
+            source,
+            build.encode_example(model),
+            config.train.batch_size,
+            config.seed,
+            int(state.next_batch),
+            place.rows(config.train.batch_size),
+        )
+        snapshots = Snapshots(workdir, stds, int(state.step))
+        with contextlib.closing(MetricWriter(workdir, loop.METRICS, int(state.step))) as metrics:
+            hooks = loop.Hooks(
+                lambda state: checkpoints.save(state, plain, text),
+                checkpoints.wait,
+                metrics,
+                sample_grid,
+                lambda state: snapshots.write(int(state.step), state.more_ema[len(config.ema.more_decays) :]),
+                checkpoints.preempted,
+            )
+            return loop.train(state, step, batches, cadence, hooks, started)
+
     with checkpoints.full_disk_told(), contextlib.ExitStack() as stack:
         stack.callback(checkpoints.close)
-        metrics = MetricWriter(workdir, ("loss", "grad_norm", "steps_per_second"), int(state.step))
-        stack.callback(metrics.close)
-        state, signal_name = loop.train(
-            state,
-            place.train(step),
-            batches,
-            cadence,
-            lambda state: checkpoints.save(state, plain, text),
-            checkpoints.wait,
-            metrics,
-            sample_grid,
-            started,
-        )
+        template = jax.eval_shape(lambda: state)
+        places = place.shardings(template)
+        while True:
+            try:
+                state, signal_name = train_from(state, started)
+                break
+            except loop.Diverged as failure:
+                started = time.monotonic()
+                state = go_back(failure, config.train.rollbacks, checkpoints, template, places)
     if signal_name:
         print(
-            f"{signal_name}: saved step {int(state.step)} in {checkpoints.folder}. The same command continues from there."
+            f"{signal_name}: saved step {checkpoints.latest()} in {checkpoints.folder}. The same command continues from there."
         )
     else:
         shown = f", samples in {workdir / 'samples'}" if sample_grid else ""
@@ -97,13 +128,13 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
 
 def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, CaptionTokenizer | None]:
     """The step to continue from and its tokenizer, after a check that the run there is of this config."""
-    if not any((workdir / checkpoint.FOLDER).glob("[0-9]*")):
-        return None, None
     try:
-        _, step = checkpoint.find(str(workdir))
-    except UserError:  # only the leavings of a write that was interrupted
+        checkpoint.find(str(workdir))
+    except UserError:  # nothing, or only the leavings of a write that was interrupted
         return None, None
-    saved, text = checkpoint.read_texts(workdir.absolute(), step)
+    step, (saved, text) = checkpoint.read_newest(str(workdir), lambda w, step: (step, checkpoint.read_texts(w, step)))
+    # Fields that came after that run keep their defaults, which change nothing.
+    saved = _filled(saved, default_config().to_dict())
     changes = [change for change in changed_fields(saved, config.to_dict()) if not _free(change.split(" ")[0])]
     if changes:
         raise UserError(
@@ -111,6 +142,14 @@ def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, Capt
             f"that run (only {', '.join(FREE_FIELDS)} and the groups sample, parallel may change)."
         )
     return step, CaptionTokenizer.from_json(text) if text else None
+
+
+def _filled(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    merged = defaults | saved
+    return {
+        name: _filled(value, defaults[name]) if isinstance(value, dict) and name in defaults else value
+        for name, value in merged.items()
+    }
 
 
 def changed_fields(saved: dict[str, Any], given: dict[str, Any], prefix: str = "") -> list[str]:
@@ -140,16 +179,25 @@ def _open(workdir: pathlib.Path, config: ConfigDict) -> checkpoint.Checkpoints:
 
 
 def _initial_state(
-    model: build.Model, optimizer: Any, seed: int, checkpoints: checkpoint.Checkpoints, resume_step: int | None
+    model: build.Model,
+    optimizer: Any,
+    seed: int,
+    checkpoints: checkpoint.Checkpoints,
+    resume_step: int | None,
+    place: Placement,
 ) -> TrainState:
-    history = build.loss_history(model)
+    make = functools.partial(
+        init_state, model.network.init, optimizer, seed, build.loss_history(model), len(build.averages(model.config))
+    )
     if resume_step is None:
-        return init_state(model.network.init, optimizer, seed, history)
-    template = jax.eval_shape(lambda: init_state(model.network.init, optimizer, seed, history))
-    return checkpoints.restore(resume_step, template)
+        return make(shardings=place.shardings)
+    template = jax.eval_shape(make)
+    return checkpoints.restore_newest(resume_step, template, place.shardings(template))
 
 
-def _sample_grid(model: build.Model, place: Any, workdir: pathlib.Path) -> SampleGrid | vectors.SamplePicture | None:
+def _sample_grid(
+    model: build.Model, place: Placement, workdir: pathlib.Path
+) -> SampleGrid | vectors.SamplePicture | None:
     """Samples of config.sample.prompts, of classes or of no condition by the EMA parameters.
 
     None for a classifier, which makes no pictures, and for a network that must be given one to enlarge or to repaint.

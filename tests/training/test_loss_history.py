@@ -76,7 +76,7 @@ def test_a_checkpoint_without_a_history_is_refused_by_a_run_that_needs_one_and_t
     run.train(config, tmp_path, time.monotonic())
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.metadata(tmp_path / "checkpoints" / "2" / "state").item_metadata.tree
-    assert set(tree) == {"step", "params", "opt_state"}, "what checkpoints from before that field have"
+    assert set(tree) == {"step", "params", "opt_state", "guard"}, "a field that is empty is left out"
     assert restored(tmp_path, 2, config).loss_history == ()
     config.diffusion.time = "loss_second_moment"
     with pytest.raises(UserError, match="does not fit this model: missing loss_history/counts"):
