@@ -61,7 +61,7 @@ class Request:
 
 
 def load(path: str, overrides: dict[str, Any]) -> Loaded:
-    """Reads a checkpoint: config, tokenizer and EMA parameters.
+    """Reads a checkpoint: config, tokenizer and EMA parameters; of a work directory, the newest that is not damaged.
 
     Args:
       path: a work directory or one of its checkpoints.
@@ -70,7 +70,10 @@ def load(path: str, overrides: dict[str, Any]) -> Loaded:
     Raises:
       UserError: it is not there, or damaged, or a value cannot be used.
     """
-    workdir, step = checkpoint.find(path)
+    return checkpoint.read_newest(path, lambda workdir, step: _load(workdir, step, overrides))
+
+
+def _load(workdir: pathlib.Path, step: int, overrides: dict[str, Any]) -> Loaded:
     saved, text = checkpoint.read_texts(workdir, step)
     config = default_config()  # fields that came after the checkpoint keep their defaults, which change nothing
     for group, fields in _tuples(saved).items():

@@ -230,7 +230,9 @@ def test_a_mistake_in_sampling_is_told_in_one_line(trained, tmp_path, which):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete", "config"])
-def test_a_damaged_checkpoint_is_named_with_the_way_out(trained, tmp_path, damage):
+def test_a_damaged_checkpoint_is_named_with_the_way_out_and_skipped_where_none_is_asked_for(
+    trained, tmp_path, damage, capsys
+):
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
     step = workdir / "checkpoints" / "4"
@@ -243,9 +245,11 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(trained, tmp_path, damag
     else:
         (step / "config" / "metadata").write_text("{")
     with pytest.raises(UserError, match=r"4 is damaged.*checkpoints/2") as error:
-        sampling.run(request(workdir, tmp_path / "out"))
+        sampling.run(request(step, tmp_path / "out"))
     assert "\n" not in str(error.value)
-    sampling.run(request(f"{workdir}/checkpoints/2", tmp_path / "out"))
+    sampling.run(request(workdir, tmp_path / "out"))
+    assert f"{step} is damaged" in (told := capsys.readouterr()).err
+    assert "step 2 of" in told.out
 
 
 def test_a_checkpoint_of_other_shapes_lists_them(trained, data_dir, tmp_path):
@@ -255,6 +259,7 @@ def test_a_checkpoint_of_other_shapes_lists_them(trained, data_dir, tmp_path):
     saved = json.loads(path.read_text())
     saved["text"]["width"] = 32
     path.write_text(json.dumps(saved))
+    shutil.rmtree(workdir / "checkpoints" / "4" / "checksums")  # which would find the config altered
     with pytest.raises(UserError, match=r"does not fit this model.*is wanted"):
         sampling.load(str(workdir), {})
 
