@@ -23,6 +23,7 @@ alone, not on the batch size or the devices.
 from absl import flags
 
 from diffusion_jax import cli
+from diffusion_jax.errors import UserError
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A training run's --workdir, or one step of it (DIR/checkpoints/STEP)."
@@ -31,6 +32,14 @@ PROMPT = flags.DEFINE_multi_string(
     "prompt", [], "A caption. Give it several times for several captions. [the config's prompts]"
 )
 PROMPTS_FILE = flags.DEFINE_string("prompts_file", None, "A text file with one caption per line, added to --prompt.")
+EMA_DECAY = flags.DEFINE_float(
+    "ema_decay", None, "Of the average of the weights: one that the run kept. [config.ema.decay]"
+)
+EMA_STD = flags.DEFINE_float(
+    "ema_std",
+    None,
+    "Relative length of the average of the weights, such as 0.13, made of config.ema.posthoc_stds' snapshots.",
+)
 LABEL = flags.DEFINE_multi_integer(
     "label", [], "A class, for models of classes. Repeatable. [every class, or 8 at random]"
 )
@@ -143,6 +152,8 @@ def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
     cli.start()
     low, high = cli.interval("guidance_interval", GUIDANCE_INTERVAL.value)
+    if EMA_DECAY.value is not None and EMA_STD.value is not None:
+        raise UserError("--ema_decay and --ema_std name two averages: give one.")
     from diffusion_jax import pictures, sampling  # after the flags are right: JAX takes seconds to import
 
     sampling.run(
@@ -179,6 +190,7 @@ def main(argv: list[str]) -> None:
             upsampler=UPSAMPLER.value,
             upsampler_overrides={"spacing": UPSAMPLER_SPACING.value},
             base_samples=BASE_SAMPLES.value,
+            average=sampling.Average(EMA_DECAY.value, EMA_STD.value),
             edit=pictures.Edit(
                 init_images=tuple(INIT_IMAGE.value),
                 mask=MASK.value,

@@ -11,7 +11,7 @@ import tqdm
 
 import diffusion_jax
 from configs.default import get_config as default_config
-from diffusion_jax import build, images, pictures, samplers, schedules, stages, vectors
+from diffusion_jax import build, images, pictures, processes, samplers, schedules, stages, vectors
 from diffusion_jax.data.bpe import ClipTokenizer
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.errors import UserError
@@ -19,7 +19,7 @@ from diffusion_jax.generate import Inputs, Knobs
 from diffusion_jax.keys import keys_per_example
 from diffusion_jax.models import Params
 from diffusion_jax.samplers.ddim import ddim
-from diffusion_jax.training import checkpoint
+from diffusion_jax.training import checkpoint, posthoc
 from diffusion_jax.training.placement import Placement
 
 RESULTS = "samples.json"
@@ -34,7 +34,17 @@ class Loaded(NamedTuple):
     workdir: pathlib.Path
     step: int
     model: build.Model
-    params: Params  # the EMA
+    params: Params  # an average
+
+
+class Average(NamedTuple):
+    """Which average of the parameters: one that the run kept, by its decay, or one of any relative std, of its snapshots."""
+
+    decay: float | None = None
+    std: float | None = None
+
+
+MAIN_AVERAGE = Average()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,23 +67,25 @@ class Request:
     upsampler: str | None = None
     upsampler_overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
     base_samples: str | None = None
+    average: Average = MAIN_AVERAGE
     edit: pictures.Edit = pictures.Edit()
 
 
-def load(path: str, overrides: dict[str, Any]) -> Loaded:
+def load(path: str, overrides: dict[str, Any], average: Average = MAIN_AVERAGE) -> Loaded:
     """Reads a checkpoint: config, tokenizer and EMA parameters; of a work directory, the newest that is not damaged.
 
     Args:
       path: a work directory or one of its checkpoints.
       overrides: fields of config.sample to change; None leaves one.
+      average: the main one by default.
 
     Raises:
       UserError: it is not there, or damaged, or a value cannot be used.
     """
-    return checkpoint.read_newest(path, lambda workdir, step: _load(workdir, step, overrides))
+    return checkpoint.read_newest(path, lambda workdir, step: _load(workdir, step, overrides, average))
 
 
-def _load(workdir: pathlib.Path, step: int, overrides: dict[str, Any]) -> Loaded:
+def _load(workdir: pathlib.Path, step: int, overrides: dict[str, Any], average: Average) -> Loaded:
     saved, text = checkpoint.read_texts(workdir, step)
     config = default_config()  # fields that came after the checkpoint keep their defaults, which change nothing
     for group, fields in _tuples(saved).items():
@@ -85,7 +97,20 @@ def _load(workdir: pathlib.Path, step: int, overrides: dict[str, Any]) -> Loaded
     config.sample.update({name: value for name, value in overrides.items() if value is not None})
     model = build.model(config, _tokenizer(config.model.kind, text))
     template = jax.eval_shape(model.network.init, jax.random.key(0))
-    return Loaded(workdir, step, model, checkpoint.read_ema(workdir, step, template))
+    if average.std is not None:
+        return Loaded(workdir, step, model, posthoc.reconstruct(workdir, step, average.std, template))
+    more = config.ema.more_decays
+    if average.decay in (None, config.ema.decay):
+        return Loaded(workdir, step, model, checkpoint.read_ema(workdir, step, template))
+    if average.decay not in more:
+        kept = ", ".join(f"{decay:g}" for decay in (config.ema.decay, *more))
+        raise UserError(
+            f"--ema_decay={average.decay:g}: the run kept averages of decay {kept} (config.ema.more_decays)."
+        )
+    count = len(build.averages(config))
+    return Loaded(
+        workdir, step, model, checkpoint.read_average(workdir, step, template, more.index(average.decay), count)
+    )
 
 
 def _tokenizer(kind: str, text: str | None) -> CaptionTokenizer | ClipTokenizer | None:
@@ -112,7 +137,7 @@ def run(request: Request) -> None:
     """
     pictures.check(request.edit)
     out = _new_folder(request.out, request.overwrite)
-    loaded = load(request.checkpoint, request.overrides)
+    loaded = load(request.checkpoint, request.overrides, request.average)
     larger = load(request.upsampler, request.upsampler_overrides) if request.upsampler else None
     if vectors.is_vector(loaded.model):
         return _write_vectors(out, loaded, build.placement(loaded.model.config), request)
@@ -197,6 +222,8 @@ def _write_vectors(out: pathlib.Path, loaded: Loaded, place: Placement, request:
         raise UserError(f"--{flag} changes nothing about this checkpoint's samples, which are vectors: leave it out.")
     samples = vectors.make_draw(loaded.model, place)(loaded.params, count, request.seed, request.batch_size)
     record = _record(loaded, request) | {"num_samples": count}
+    if not processes.first():
+        return
     try:
         vectors.write_samples(out, config.data.name, samples, record)
     except OSError as error:
@@ -255,6 +282,8 @@ def _guided_by(request: Request, loaded: Loaded) -> dict[str, Any]:
 
 def _new_folder(path: str, overwrite: bool) -> pathlib.Path:
     out = pathlib.Path(path)
+    if not processes.first():
+        return out
     try:
         if (out / RESULTS).exists():
             if not overwrite:
@@ -282,6 +311,7 @@ def _record(loaded: Loaded, request: Request) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "checkpoint": str(loaded.workdir),
         "step": loaded.step,
+        "average": request.average._asdict(),
         "seed": request.seed,
         "sample": loaded.model.config.sample.to_dict(),
     }
@@ -289,6 +319,8 @@ def _record(loaded: Loaded, request: Request) -> dict[str, Any]:
 
 def _save_npz(path: pathlib.Path, made: np.ndarray, asked: stages.Conditions) -> None:
     """ADM's format: the pictures as arr_0 and their classes as arr_1; captions go under "prompts"."""
+    if not processes.first():
+        return
     columns: dict[str, Any] = {"arr_0": made}
     if asked.labels is not None:
         columns["arr_1"] = asked.labels[asked.every]
@@ -305,6 +337,8 @@ def _write(
     loaded: Loaded,
     request: Request,
 ) -> None:
+    if not processes.first():
+        return
     files = [f"{i:06d}.png" for i in range(len(made))]
     try:
         for file, image in zip(files, made, strict=True):

@@ -227,6 +227,31 @@ def read_ema(workdir: pathlib.Path, step: int, template: Params) -> Params:
     return _restore(workdir / FOLDER, step, {"ema": _abstract(template)})["ema"]
 
 
+def read_average(workdir: pathlib.Path, step: int, template: Params, index: int, count: int) -> Params:
+    """One of the `count` further averages of a checkpoint (`TrainState.more_ema`), on the first local device.
+
+    Raises: as `read_ema`.
+    """
+    folder, averages = workdir / FOLDER, {"more_ema": (_abstract(template),) * count}
+    saved = {
+        name: shape for name, shape in _saved_shapes(folder, step, "state").items() if name.startswith("more_ema/")
+    }
+    if saved != _shapes(averages):
+        raise UserError(f"checkpoint {folder}/{step} holds other averages than its config says, or of another network.")
+    options = {"restore_args": ocp.checkpoint_utils.construct_restore_args(averages), "partial_restore": True}
+    try:
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            args = ocp.args.PyTreeRestore(item=averages, **options)
+            restored = handler.restore(folder / str(step) / "state", args=args)
+    except Exception as error:  # as in `_restore`
+        raise _damaged(folder, step, _line(error)) from error
+    checksums = (_read_checksums(folder, step) or {}).get("state", {})
+    for name, found in fingerprint(restored).items():
+        if checksums.get(name, found) != found:
+            raise _damaged(folder, step, f"state/{name} is not what was saved")
+    return restored["more_ema"][index]
+
+
 def _items(arrays: dict[str, Any], config: dict[str, Any], tokenizer_json: str | None) -> ocp.args.Composite:
     """What one checkpoint consists of."""
     texts = {"config": config, "tokenizer": {"json": tokenizer_json}}

@@ -105,17 +105,14 @@ def steps_of(workdir: pathlib.Path) -> list[int]:
     return sorted(int(path.stem) for path in (workdir / FOLDER).glob(f"*{_SUFFIX}") if path.stem.isdigit())
 
 
-def reconstruct(workdir: pathlib.Path, last_step: int, std: float, template: Params) -> tuple[int, Params]:
-    """The parameters' power-function average of any length, at the last snapshot up to a step.
+def reconstruct(workdir: pathlib.Path, last_step: int, std: float, template: Params) -> Params:
+    """The parameters' power-function average of any length, at the last snapshot up to a step, which is told in a line.
 
     Args:
       workdir: of the run.
       last_step: snapshots after it are not used.
       std: the average's relative standard deviation, in training lengths.
       template: shapes and types wanted.
-
-    Returns:
-      (the snapshot's step, parameters).
 
     Raises:
       UserError: there is no snapshot, one is damaged or of another network, or there is no average of that std.
@@ -134,7 +131,8 @@ def reconstruct(workdir: pathlib.Path, last_step: int, std: float, template: Par
         raise UserError(f"--ema_std={std:g}: {error}") from error
     parts = [(read[step], text, c) for (step, text), c in zip(which, coefficients, strict=True)]
     names, structure = _named(template), jax.tree.structure(template)
-    return steps[-1], jax.tree.unflatten(structure, [_mix(parts, name, leaf, workdir) for name, leaf in names])
+    print(f"average of relative std {std:g} at step {steps[-1]}, of {len(which)} averages in {len(steps)} snapshots")
+    return jax.tree.unflatten(structure, [_mix(parts, name, leaf, workdir) for name, leaf in names])
 
 
 def _mix(
