@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     model, config = loaded.model, loaded.model.config
     out = pathlib.Path(OUT.value) if OUT.value else loaded.workdir / f"scores_{SPLIT.value}.json"
     if vectors.is_vector(model):
-        source = build.source(config, SPLIT.value)
+        source = processes.first_then_others(lambda: build.source(config, SPLIT.value))
         count = min(NUM_SAMPLES.value if NUM_SAMPLES.present else VECTORS, len(source))
         x0 = np.stack([source[i]["image"] for i in range(count)])
         scores = vectors.score(model, loaded.params, x0, SEED.value)
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
         raise UserError(
             "the caption checker reads text-conditional models of captioned_scenes; this checkpoint is another."
         )
-    source = build.source(config, SPLIT.value)
+    source = processes.first_then_others(lambda: build.source(config, SPLIT.value))
     count = min(NUM_SAMPLES.value, len(source))
     examples = [source[i] for i in range(count)]
     captions = [as_text(example["caption"]) for example in examples]

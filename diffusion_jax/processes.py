@@ -4,12 +4,18 @@ A pod runs one process per host, each started with the same command. JAX joins t
 set and what they compute together needs all of them. Files and words are the first one's affair.
 """
 
+import itertools
 import os
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 from diffusion_jax.errors import UserError
 
 MODES = ("auto", "on", "off")
+DAY_MS = 24 * 60 * 60 * 1000
+T = TypeVar("T")
+_BARRIERS = itertools.count()  # a barrier's name is used once; every process counts the same
 
 
 def join(mode: str, coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -62,3 +68,18 @@ def first() -> bool:
     import jax
 
     return jax.process_index() == 0
+
+
+def first_then_others(make: Callable[[], T]) -> T:
+    """What `make` gives, called by the first process and only then by the others: they find the files that it wrote."""
+    import jax
+
+    if jax.process_count() == 1:
+        return make()
+    if first():
+        made = make()
+    from orbax.checkpoint import multihost
+
+    # By the coordinator, not by a collective: those give up after seconds, and to prepare data takes as long as it takes.
+    multihost.get_barrier_sync_fn()(key=f"first_then_others_{next(_BARRIERS)}", timeout_ms=DAY_MS)
+    return made if first() else make()

@@ -219,11 +219,11 @@ def _from_rows(batch: Any, by_rows: NamedSharding) -> Any:
     rows = _rows(by_rows, size)
 
     def assemble(x: np.ndarray) -> jax.Array:
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
             first, last, _ = index[0].indices(size)
             return x[slice(*np.searchsorted(rows, (first, last)))]
 
-        return jax.make_array_from_callback((size, *x.shape[1:]), by_rows, shard)
+        return _assembled((size, *x.shape[1:]), by_rows, part)
 
     return jax.tree.map(assemble, batch)
 
@@ -241,7 +241,16 @@ def _put_one(x: Any, place: NamedSharding) -> jax.Array:
     if jax.process_count() == 1 or (isinstance(x, jax.Array) and not x.is_fully_addressable):
         return jax.device_put(x, place)
     x = np.asarray(x)
-    return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
+    return _assembled(x.shape, place, lambda index: x[index])
+
+
+def _assembled(
+    shape: tuple[int, ...], place: NamedSharding, part: Callable[[tuple[slice, ...]], np.ndarray]
+) -> jax.Array:
+    """The global array whose parts the processes have; put explicitly, as a transfer guard wants it."""
+    parts = place.addressable_devices_indices_map(shape).items()
+    arrays = [jax.device_put(part(index), device) for device, index in parts]
+    return jax.make_array_from_single_device_arrays(shape, place, arrays)
 
 
 def _whole(tree: Any) -> Any:
