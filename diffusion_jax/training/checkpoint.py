@@ -4,6 +4,7 @@ Orbax itself restores nine in ten altered files without a word. Here whatever di
 whoever wants the newest checkpoint gets the newest that is not.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
@@ -43,8 +44,9 @@ class Checkpoints:
 
     A step is saved as five items: "state" (all of the train state but the EMA), "ema" (so that sampling reads nothing
     else), "config", "tokenizer" and "checksums" (JSON). Saving copies to the host and returns; files are written in the
-    background and the step appears by a rename, whole or not at all. With several processes, each calls every method;
-    each writes and reads its own part of the arrays, and process 0 alone the rest.
+    background and the step appears by a rename, whole or not at all. What fails there is raised by the next call. With
+    several processes, each calls every method; each writes and reads its own part of the arrays, and process 0 alone the
+    rest.
     """
 
     def __init__(self, workdir: pathlib.Path, max_to_keep: int = 3):
@@ -57,17 +59,36 @@ class Checkpoints:
         self.folder = workdir.absolute() / FOLDER
         options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._handed_over = concurrent.futures.Future[None]()
+        self._handed_over.set_result(None)
 
     def save(self, state: TrainState, config: dict[str, Any], tokenizer_json: str | None) -> None:
         """Begins to write a checkpoint of the state's step; a step that is there already is left."""
         step = int(state.step)
+        self._join()
         if step in self._manager.all_steps():
             return
         arrays = {"state": _without_ema(state), "ema": state.ema_params}
-        self._manager.save(step, args=_items(arrays, config, tokenizer_json), force=True)
+
+        def hand_over(arrays: dict[str, Any]) -> None:
+            self._manager.save(step, args=_items(arrays, config, tokenizer_json), force=True)
+
+        if jax.process_count() == 1 and all(getattr(x, "is_fully_replicated", True) for x in jax.tree.leaves(arrays)):
+            # Checksums, and what Orbax does for each array before it writes, are too long to wait for.
+            self._handed_over = self._thread.submit(hand_over, jax.device_get(arrays))
+        else:  # each device writes its own part, and several processes meet at barriers, which only the main thread may
+            hand_over(arrays)
+
+    def _join(self) -> None:
+        """Waits until Orbax has what `save` began, and raises what went wrong with it, once."""
+        last, self._handed_over = self._handed_over, concurrent.futures.Future[None]()
+        self._handed_over.set_result(None)
+        last.result()
 
     def wait(self) -> None:
         """Blocks until what `save` began is on disk."""
+        self._join()
         self._manager.wait_until_finished()
 
     def latest(self) -> int | None:
@@ -115,17 +136,21 @@ class Checkpoints:
         """
         steps = [step for step in _steps(self.folder) if step <= newest]
         state = _first_good(self.folder, steps, lambda step: self.restore(step, template, shardings))
-        if after := [step for step in _steps(self.folder) if step > int(state.step)]:
-            if jax.process_index() == 0:
-                for step in after:
+        if jax.process_index() == 0:
+            for step in _steps(self.folder):
+                if step > int(state.step):
                     _set_aside(self.folder / str(step))
-            _wait_for_all("checkpoints set aside")
-            self._manager.reload()
+        _wait_for_all("checkpoints set aside")
+        self._manager.reload()
         return state
 
     def close(self) -> None:
-        """Waits for writes and releases Orbax's threads."""
-        self._manager.close()
+        """Waits for writes and releases the threads."""
+        try:
+            self._join()
+        finally:
+            self._thread.shutdown()
+            self._manager.close()
 
     @contextlib.contextmanager
     def full_disk_told(self) -> Generator[None]:
@@ -255,7 +280,7 @@ def read_average(workdir: pathlib.Path, step: int, template: Params, index: int,
 def _items(arrays: dict[str, Any], config: dict[str, Any], tokenizer_json: str | None) -> ocp.args.Composite:
     """What one checkpoint consists of."""
     texts = {"config": config, "tokenizer": {"json": tokenizer_json}}
-    checksums = {item: fingerprint(tree) for item, tree in arrays.items()}
+    checksums: dict[str, Any] = {item: fingerprint(tree) for item, tree in arrays.items()}
     checksums |= {item: _digest(text) for item, text in texts.items()}
     checksums |= {f"shapes of {item}": _digest(_shapes(tree)) for item, tree in arrays.items()}
     checksums[_SEAL] = _digest(checksums)
@@ -440,4 +465,4 @@ def _damaged(folder: pathlib.Path, step: int, reason: str) -> Damaged:
 
 def _line(error: Exception) -> str:
     """The first line of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

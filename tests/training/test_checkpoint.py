@@ -95,6 +95,20 @@ def test_a_save_keeps_what_the_state_was_though_its_buffers_are_donated(tmp_path
     checkpoints.close()
 
 
+def test_a_write_that_fails_in_the_background_is_told_by_the_next_call_and_once(opened, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager.save", full)
+        opened.save(make_state(6), CONFIG, None)
+        with pytest.raises(UserError, match="last whole checkpoint is step 4"), opened.full_disk_told():
+            opened.wait()
+    opened.save(make_state(6), CONFIG, None)
+    opened.wait()
+    assert opened.latest() == 6
+
+
 @pytest.mark.parametrize("first, then", [(8, 1), (8, 2), (8, 4), (1, 8), (4, 2)])
 def test_a_state_saved_in_shards_goes_on_on_another_number_of_devices(tmp_path, first, then):
     def shardings(count):
