@@ -27,7 +27,7 @@ CORE_DEPENDENCIES = {"jax", "numpy", "jaxtyping"}
 # Who may import what stands far from the core.
 FLAX = "models"
 BUILD = {"build", *(f"build.{name}" for name in ("data", "models", "sampling", "training"))}
-CONFIG_READERS = {*BUILD, "cli", "sampling", "training.run"}
+CONFIG_READERS = {*BUILD, "cli", "sampling", "training.run", "plan.__main__", "plan.recipe"}
 
 
 def imports_of(path):

@@ -1,0 +1,267 @@
+"""The plan's counts against hand counts, the paper's table and the placements themselves; its answer for every recipe."""
+
+import functools
+import importlib
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax import build
+from diffusion_jax.errors import UserError
+from diffusion_jax.plan import chips, estimate, flops, hlo, recipe, report
+from diffusion_jax.plan.estimate import Mesh, Program
+
+ROOT = pathlib.Path(__file__).parents[1]
+RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("families", "__init__"))
+V5E = chips.CHIPS["v5e"]
+
+
+def planned(name, variant="", **groups):
+    config = importlib.import_module(f"configs.{name}").get_config(*([variant] if variant else []))
+    for group, fields in groups.items():
+        config[group].update(fields)
+    return recipe.recipe(config)
+
+
+def refused(gigabytes):
+    text = f"the total memory required for HLO temporaries ({gigabytes:.2f}G) exceeds available HBM (15.75G)"
+    return Program(text, 0, 0, 0, 0, 0.0, 0, {}, 1.0)
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "diffusion_jax.plan", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={key: value for key, value in os.environ.items() if key != "XLA_FLAGS"},
+    )
+
+
+# Operations.
+
+
+def conv(x, kernel, stride):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_and_its_gradient_count_as_by_hand(stride):
+    x, kernel = jnp.zeros((2, 16, 16, 8)), jnp.zeros((3, 3, 8, 12))
+    by_hand = 2 * 2 * (16 // stride) ** 2 * 12 * 9 * 8
+    assert flops.count(functools.partial(conv, stride=stride), x, kernel) == by_hand
+    both = jax.grad(lambda x, kernel: (conv(x, kernel, stride) ** 2).sum(), (0, 1))
+    assert flops.count(both, x, kernel) == 3 * by_hand
+
+
+def test_products_count_as_by_hand_in_batches_loops_branches_and_remat():
+    a, b = jnp.zeros((5, 3, 4)), jnp.zeros((5, 4, 6))
+    one = 2 * 5 * 3 * 4 * 6
+    assert flops.count(jnp.matmul, a, b) == one
+    loop = lambda a, b: jax.lax.scan(lambda c, _: (c + (a @ b).sum(), None), 0.0, None, length=7)[0]  # noqa: E731
+    assert flops.count(loop, a, b) == 7 * one
+    branch = lambda a, b: jax.lax.cond(a.sum() > 0, lambda: a @ b, lambda: (a @ b) + (a @ b))  # noqa: E731
+    assert flops.count(branch, a, b) == 2 * one
+    deep = lambda a, b: jnp.sin(jnp.sin(a @ b) @ jnp.ones((6, 6))).sum()  # noqa: E731
+    again = flops.count(jax.grad(jax.checkpoint(deep)), a, b) - flops.count(jax.grad(deep), a, b)
+    assert again == one + 2 * 5 * 3 * 6 * 6
+
+
+# Theoretical images per second of a V100 of 120 TFLOP/s, to three or four digits. Source: Dhariwal and Nichol 2021, table 7.
+@pytest.mark.parametrize("name, images_per_second", [("adm_64_cond", 182.3), ("adm_128_cond", 65.2)])
+def test_adm_has_the_operations_that_its_paper_tells(name, images_per_second):
+    assert 120e12 / recipe.image_flops(planned(name)) == pytest.approx(images_per_second, rel=1e-3)
+
+
+def test_a_step_in_pieces_has_the_operations_of_the_whole_one():
+    whole, pieces = planned("scenes", "debug"), planned("scenes", "debug", train={"accumulation": 2})
+    assert recipe.step_flops(whole) == recipe.step_flops(pieces)
+    # Three forward passes, but for the gradient with respect to the picture, which nobody asks for.
+    assert 0.97 < recipe.step_flops(whole) / whole.config.train.batch_size / recipe.image_flops(whole) < 1
+
+
+# Exchanges.
+
+HLO = """
+%add (x: f32[], y: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%all-reduce-scatter (input: f32[64]) -> f32[16] {
+  %all-reduce.2 = f32[64]{0} all-reduce(%input), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %slice = f32[16]{0} dynamic-slice(%all-reduce.2, %i)
+}
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %ag = (bf16[8]{0}, bf16[32]{0}) all-gather-start(%q), replica_groups=[2,4]<=[8], backend_config={"estimated_cycles":"10"}
+  %done = bf16[32]{0} all-gather-done(%ag)
+}
+
+%condition (p: (s32[], f32[8])) -> pred[] {
+  %limit = s32[] constant(5)
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %ar = (f32[10]{0}, f32[2,3]{1,0}) all-reduce(%a, %b), replica_groups=mesh['a'=2,'b'=4] {'b'}, to_apply=%add
+  %rs = f32[4]{0} reduce-scatter(%c), replica_groups={{0,1},{2,3}}, to_apply=%add
+  %w = (s32[], f32[8]) while(%t), condition=%condition, body=%body
+  %f = f32[16]{0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter, backend_config={"estimated_cycles":"100"}
+  %cp = (f32[6]{0}, f32[6]{0}, u32[], u32[]) collective-permute-start(%d), source_target_pairs={{0,1}}
+}
+"""
+
+
+def test_exchanges_are_read_with_their_sizes_groups_and_loops():
+    found = hlo.collectives(HLO)
+    assert found["all-reduce"] == (1, 64, 2 * 64 * 3 / 4)
+    assert found["all-gather"] == (5, 5 * 64, 5 * 64 * 3 / 4)
+    assert found["reduce-scatter"] == (2, 32 + 256, 32 / 2 + 256 * 3 / 4)
+    assert found["collective-permute"] == (1, 24, 24)
+    assert "all-to-all" not in found
+
+
+def test_the_compilers_cycles_are_summed_with_their_loops():
+    assert hlo.cycles(HLO) == 5 * 10 + 100
+
+
+def test_a_pmapped_step_sums_each_gradient_once_and_each_chip_holds_the_whole_state():
+    plan = planned("swiss_roll", "debug")
+    mesh = estimate.mesh(plan, "pmap", 8)
+    program = estimate.compile_step(plan, "pmap", mesh, jax.devices())
+    assert set(program.collectives) == {"all-reduce"}
+    assert (
+        0 <= program.collectives["all-reduce"].bytes - 4 * plan.num_params < 100
+    )  # the loss and its quarters beside them
+    batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in plan.batch.values())
+    assert program.arguments == sum(estimate.state_bytes(plan, mesh).values()) + batch // 8
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2), (8, 1, 1)])
+def test_the_states_size_is_what_the_placement_makes_it(shape):
+    plan = planned("scenes", parallel={"placement": "sharded", "mesh": shape})
+    places = build.placement(plan.config).shardings(plan.state)
+    sizes = jax.tree.map(lambda x, place: math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize, plan.state, places)
+    assert sum(estimate.state_bytes(plan, Mesh(*shape)).values()) == sum(jax.tree.leaves(sizes))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_an_answer(name):
+    if name == "glide_clip":
+        with pytest.raises(UserError, match="trains no CLIP"):
+            planned(name)
+        return
+    plan = planned(name)
+    whole = estimate.state_bytes(plan, Mesh(1, 1, 1))
+    assert whole["parameters"] == whole["EMA"] == 4 * plan.num_params
+    better, least = estimate.smallest(plan, 64)
+    assert least < 0.75 * sum(whole.values()) or plan.num_params < 1e6  # a toy's arrays are too small to be split
+    figures = report.of(plan, V5E, "sharded", better, None, report.Work(0, 0))
+    assert figures["fits"] is None
+    assert report.text(figures, plan.config)
+
+
+def test_a_state_that_is_too_large_is_refused_with_the_mesh_that_holds_it():
+    plan = planned("glide_paper_base")
+    mesh = estimate.mesh(plan, "pmap", 256)
+    figures = report.of(plan, V5E, "pmap", mesh, None, report.Work(0, 0))
+    assert figures["fits"] is False
+    assert "52.96 GiB of 15.75 GiB" in report.text(figures, plan.config)
+    better, least = estimate.smallest(plan, 256)
+    assert f"config.parallel.mesh={','.join(map(str, better))} leaves" in figures["advice"][0]
+    assert least < 0.01 * sum(figures["state"].values())
+
+
+def test_a_state_too_large_for_all_chips_wants_more_of_them():
+    plan = planned("glide_paper_base")
+    assert "fills 4 of these" in report.advice(plan, V5E, Mesh(1, 2, 1), None)[-1]
+
+
+def test_a_program_that_was_refused_is_told_pieces_that_would_fit():
+    plan = planned("adm_64_cond")
+    told = report.advice(plan, V5E, Mesh(256, 1, 1), refused(30))
+    # 4.4 of 15.75 GiB are the state's: 30 / 4 = 7.5 is the first division of 8 images by which 30 fits beside it.
+    assert any("accumulation=4: 2 images at a time" in line for line in told)
+    assert any("remat" in line for line in told)
+    assert any("bfloat16" in line for line in told)
+    assert not report.advice(plan, V5E, Mesh(256, 1, 1), None)
+
+
+def test_the_least_time_is_the_longest_part_and_shares_are_of_the_models_own_operations():
+    plan = planned("swiss_roll", "debug")
+    exchange = {"all-reduce": hlo.Collective(1, 1e9, 2e9)}
+    program = Program("", 0, 0, 0, 1, 8.19e9, 0, exchange, 1.0)
+    figures = report.of(plan, V5E, "pmap", Mesh(4, 1, 1), program, report.Work(int(1e12), int(16e12)))
+    parts = [16e12 / 4 / 197e12, 0.01, 2e9 / 200e9]
+    time = figures["time"]
+    np.testing.assert_allclose([time["products"], time["HBM"], time["links"]], parts)
+    np.testing.assert_allclose([time["best"], time["worst"]], [max(parts), sum(parts)])
+    np.testing.assert_allclose(time["share_best"], 8e12 / 16e12 * parts[0] / max(parts))
+
+
+# The command.
+
+
+@pytest.mark.parametrize(
+    "topology, said", [("v9:2x2", "v5e"), ("v5e:256", "v5e:16x16"), ("v4:4x4", "v4:4x4x8"), ("v5e:4xfour", "v5e:16x16")]
+)
+def test_an_unknown_topology_is_told_what_there_is(topology, said):
+    with pytest.raises(UserError, match=said):
+        chips.parse(topology)
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"\[plan\]"):
+        chips.devices("v5e:2x2")
+
+
+def test_a_batch_that_the_chips_cannot_share_is_refused():
+    plan = planned("swiss_roll", "debug")
+    with pytest.raises(UserError, match="multiple of 256"):
+        estimate.mesh(plan, "pmap", 256)
+
+
+def test_the_command_tells_both_placements_without_compiling(tmp_path):
+    arguments = (
+        "--config=configs/glide_paper_base.py",
+        "--topology=v5e:16x16",
+        "--placement=pmap,sharded",
+        "--nocompile",
+    )
+    out = command(*arguments, f"--json={tmp_path / 'plan.json'}")
+    assert out.returncode == 0, out.stderr
+    assert "placement pmap (data 256 x fsdp 1 x tensor 1): does NOT fit" in out.stdout
+    assert [p["fits"] for p in json.loads((tmp_path / "plan.json").read_text())["placements"]] == [False, None]
+
+
+def test_an_unknown_placement_is_refused_in_one_line():
+    out = command("--config=configs/swiss_roll.py:debug", "--topology=v5e:2x2", "--placement=shardde")
+    assert out.returncode == 2
+    assert out.stderr.startswith("error: ") and "sharded" in out.stderr and len(out.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="compiles for a TPU: pip install -e '.[plan]'")
+def test_the_command_compiles_for_chips_that_are_not_there(tmp_path):
+    path = tmp_path / "plan.json"
+    out = command("--config=configs/swiss_roll.py:debug", "--topology=v5e:2x2", f"--json={path}")
+    assert out.returncode == 0, out.stderr
+    (figures,) = json.loads(path.read_text())["placements"]
+    assert figures["fits"]
+    assert 0 < figures["compiled"]["peak"] < figures["hbm"]
+    assert figures["compiled"]["collectives"]["all-reduce"]["calls"] >= 1
+    assert figures["time"]["compiler"] > 0
