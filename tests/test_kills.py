@@ -120,13 +120,14 @@ def test_twenty_kills_fell_into_every_phase(killed):
     phases = [kill["phase"] for kill in killed[1]]
     assert len(phases) == KILLS
     assert all(phases.count(phase) >= 2 for phase in PHASES), phases
+    print("kills by phase:", {phase: phases.count(phase) for phase in PHASES})
 
 
 def test_each_start_goes_on_from_the_last_whole_save_and_no_kill_loses_more_than_the_steps_since(killed):
     _, kills, last, _ = killed
     for kill, began in zip(kills, [kill["began"] for kill in kills[1:]] + [last.began_at()], strict=True):
         assert began == kill["whole"]
-        in_the_works = SAVE_EVERY if kill["phase"] == "save" else 0
+        in_the_works = SAVE_EVERY  # begun and not whole yet: the next save waits for it
         assert kill["step"] - began <= SAVE_EVERY + in_the_works
         assert not any("Traceback" in line or "damaged" in line for line in kill["err"])
 
