@@ -53,7 +53,9 @@ def get_config() -> ConfigDict:
                 "resblock_updown": True,  # BigGAN's resampling inside residual blocks
                 "dropout": 0.0,
                 "patch_size": 1,  # > 1 works on patches of so many pixels: cheaper at high resolution
-                "remat": False,  # recompute blocks in the backward pass: less memory, a third more time
+                "remat": "none",  # what is computed again in the backward pass, for less memory: none, full (all of each block, a
+                #   third more time) or dots (all but what dense layers give)
+                "attention": "auto",  # over pixels: xla, cudnn (GPU, bfloat16), flash (TPU, from 1024 pixels) or auto
                 "dtype": "float32",  # of the blocks' arithmetic: float32 or bfloat16; parameters are float32
             },
             "clip": {  # model.kind = clip

@@ -13,7 +13,7 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "debug" is a tiny size of it."""
     config = glide_upsampler()
     config.text.update(width=1024, num_layers=16, num_heads=16)
-    config.model.update(channels=384, dtype="bfloat16", remat=True)
+    config.model.update(channels=384, dtype="bfloat16", remat="full")
     config.optimizer.learning_rate = 1e-4
     config.train.num_steps = 1_600_000
     return finish(config, variant, "glide_paper_upsample")

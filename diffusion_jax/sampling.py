@@ -91,6 +91,8 @@ def _load(workdir: pathlib.Path, step: int, overrides: dict[str, Any], average: 
     for group, fields in _tuples(saved).items():
         if isinstance(fields, dict):
             known = {name: value for name, value in fields.items() if name in config.get(group, {})}
+            if isinstance(known.get("remat"), bool):  # as checkpoints had it before the policies had names
+                known["remat"] = "full" if known["remat"] else "none"
             config[group].update(known)
         elif group in config:
             config[group] = fields

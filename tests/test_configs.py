@@ -119,7 +119,7 @@ def test_a_recipe_takes_steps_in_its_debug_size(name):
             )
         ),
         {"model.condition": "label", "diffusion.time": "uniform"},
-        {"model.condition": "none", "model.dtype": "bfloat16", "model.remat": True, "model.dropout": 0.1},
+        {"model.condition": "none", "model.dtype": "bfloat16", "model.remat": "dots", "model.dropout": 0.1},
         {"optimizer.decay": "constant", "parallel.placement": "single"},
     ],
 )

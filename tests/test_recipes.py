@@ -49,7 +49,7 @@ SIZES = {
     "glide_clip": 86_443_776 + 71_679_488,
 }
 ABOUT = {"glide_paper_base": 3.554e9, "glide_paper_upsample": 1.54e9}  # never published; to a hundredth
-LEFT_TO_TRAINING = {"dtype", "remat", "parent", "name", "text"}
+LEFT_TO_TRAINING = {"attention", "dtype", "remat", "parent", "name", "text"}
 
 
 def config_of(name):

@@ -18,7 +18,7 @@ from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.denoiser import Cond, Denoiser, feed, make_denoiser
 from diffusion_jax.errors import UserError, unknown_name
 from diffusion_jax.guidance import LogProb, clip_similarity
-from diffusion_jax.models import Network, Params
+from diffusion_jax.models import Network, Params, attention
 from diffusion_jax.models.annotated import AnnotatedUNet, make_annotated
 from diffusion_jax.models.classifier import Classifier, make_classifier
 from diffusion_jax.models.clip import ImageEncoder, TextEncoder, make_clip, make_text_encoder, unit_length
@@ -302,8 +302,14 @@ def _trunk(config: ConfigDict) -> dict[str, Any]:
         "resblock_updown": m.resblock_updown,
         "dropout": m.dropout,
         "remat": m.remat,
+        "attention": _attention(config),
         "dtype": _dtype(m.dtype),
     }
+
+
+def _attention(config: ConfigDict) -> str:
+    """The implementation for this process's devices; under the placement "sharded" the compiler splits the program."""
+    return attention.choose(config.model.attention, jax.default_backend(), config.parallel.placement == "sharded")
 
 
 def _dtype(name: str) -> Any:

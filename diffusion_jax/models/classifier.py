@@ -3,12 +3,12 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.models import Network
+from diffusion_jax.models.attention import attend
 from diffusion_jax.models.layers import GroupNorm
 from diffusion_jax.models.trunk import Told, Trunk, check_trunk
 
@@ -72,7 +72,7 @@ class AttentionPool(nn.Module):
         x = x + self.param("position_embed", nn.initializers.normal(c**-0.5), x.shape[1:])
         qkv = nn.Dense(3 * c, name="qkv")(x)
         q, k, v = (part.reshape(b, -1, c // self.head_channels, self.head_channels) for part in jnp.split(qkv, 3, -1))
-        h = jax.nn.dot_product_attention(q[:, :1], k, v)  # only the mean's answer is wanted
+        h = attend(q[:, :1], k, v)  # only the mean's answer is wanted
         return nn.Dense(self.features, name="out")(h.reshape(b, c))
 
 

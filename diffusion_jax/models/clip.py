@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.models import Network, Params
+from diffusion_jax.models.attention import attend
 from diffusion_jax.models.layers import NORM_EPSILON
 
 # Of CLIP's training images, one per channel, for pixels in 0..255.
@@ -149,7 +150,7 @@ class Block(nn.Module):
             dense(width, width**-0.5, name, use_bias=name != "key")(h).reshape(*x.shape[:2], self.num_heads, -1)
             for name in ("query", "key", "value")
         )  # [B, L, heads, D / heads]
-        h = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal).reshape(x.shape)
+        h = attend(q, k, v, is_causal=self.causal).reshape(x.shape)
         x = x + dense(width, branch_std, "attn_out")(h)
         h = dense(4 * width, (2 * width) ** -0.5, "mlp_in")(_layer_norm("norm_mlp")(x))
         return x + dense(width, branch_std, "mlp_out")(nn.gelu(h, approximate=False))

@@ -3,10 +3,10 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from diffusion_jax.models.attention import attend
 from diffusion_jax.models.layers import NORM_EPSILON
 
 
@@ -63,7 +63,7 @@ class TransformerBlock(nn.Module):
         h = _layer_norm("norm_attn")(x).astype(self.dtype)
         qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(h)
         q, k, v = jnp.split(qkv.reshape(b, length, self.num_heads, -1), 3, axis=-1)  # [B, L, heads, D / heads]
-        h = jax.nn.dot_product_attention(q, k, v).reshape(b, length, width)
+        h = attend(q, k, v).reshape(b, length, width)
         x = x + nn.Dense(width, dtype=self.dtype, name="attn_out")(h)
         h = _layer_norm("norm_mlp")(x).astype(self.dtype)
         h = nn.gelu(nn.Dense(4 * width, dtype=self.dtype, name="mlp_in")(h), approximate=False)

@@ -15,6 +15,13 @@ from diffusion_jax.models.layers import (
     upsample,
 )
 
+# What the forward pass keeps of a block for the backward pass, which computes the rest again; none keeps all.
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # dense layers' outputs; not convolutions', nor logits
+}
+
 
 class Told(NamedTuple):
     """What every block is told beside its input: the time (and class, and caption as a whole), the caption's tokens, keys."""
@@ -48,7 +55,8 @@ class Trunk(nn.Module):
     resblock_updown: bool = True  # BigGAN's resampling inside a block; else a layer of its own, see resample_conv
     resample_conv: bool = True  # that layer has a convolution: a strided one, or nearest neighbour and one
     dropout: float = 0.0
-    remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
+    remat: str = "none"  # what of each block is computed again in the backward pass, see REMAT
+    attention: str = "xla"  # see attention.attend
     dtype: Any = jax.numpy.float32
 
     @property
@@ -62,14 +70,15 @@ class Trunk(nn.Module):
         return nn.Dense(width, name="time_embed_1")(nn.silu(emb))
 
     def res(self, h: Array, told: Told, features: int, name: str, resample: str | None = None) -> Array:
-        block = nn.remat(ResBlock) if self.remat else ResBlock
+        block = _rematerialised(ResBlock, self.remat)
         args = (features, self.adaptive_norm, self.dropout, self.norm_groups, self.dtype, resample)
         return block(*args, name=name)(h, told.emb, told.dropout_keys)
 
     def attend(self, h: Array, told: Told, name: str, num_heads: int | None = None) -> Array:
-        block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+        block = _rematerialised(AttentionBlock, self.remat)
         heads = h.shape[-1] // self.num_head_channels if self.num_head_channels else num_heads or self.num_heads
-        return block(heads, self.qkv_order, self.norm_groups, self.dtype, name=name)(h, told.text)
+        args = (heads, self.qkv_order, self.norm_groups, self.dtype, self.attention)
+        return block(*args, name=name)(h, told.text)
 
     def resample(self, h: Array, told: Told, direction: str, name: str) -> Array:
         if self.resblock_updown:
@@ -102,8 +111,12 @@ class Trunk(nn.Module):
         return self.res(h, told, self.widths[-1], "mid_res_1")
 
 
+def _rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
+    return block if policy == "none" else nn.remat(block, policy=REMAT[policy])
+
+
 def check_trunk(module: Trunk, image_shape: tuple[int, int, int], patch_size: int = 1, *more_heads: int) -> None:
-    """Raises ValueError if images cannot be halved as often as the levels ask, or heads do not divide the channels."""
+    """Raises ValueError if the levels cannot halve the image, heads do not divide the channels, or a name is unknown."""
     height, width, _ = image_shape
     multiple = patch_size * 2 ** (len(module.channel_mults) - 1)
     if height % multiple or width % multiple:
@@ -118,3 +131,5 @@ def check_trunk(module: Trunk, image_shape: tuple[int, int, int], patch_size: in
             raise ValueError(f"Attention cannot divide {bad} channels by {heads} (num_head_channels, else num_heads).")
     if module.qkv_order not in ("legacy", "new"):
         raise ValueError(f"qkv_order must be 'legacy' or 'new'; got {module.qkv_order!r}.")
+    if module.remat not in REMAT:
+        raise ValueError(f"remat must be one of {', '.join(REMAT)}; got {module.remat!r}.")

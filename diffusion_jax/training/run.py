@@ -27,7 +27,7 @@ from diffusion_jax.training.step import TrainState, init_state
 FREE_FIELDS = (
     *("train.num_steps", "train.log_every_steps", "train.sample_every_steps", "train.checkpoint_every_steps"),
     *("train.checkpoints_to_keep", "train.accumulation", "train.max_skipped_steps", "train.rollbacks"),
-    *("ema.snapshot_every_steps", "data.dir"),
+    *("ema.snapshot_every_steps", "data.dir", "model.remat", "model.attention"),
 )
 FREE_GROUPS = ("sample.", "parallel.")
 TOKENIZER_CAPTIONS = 20_000

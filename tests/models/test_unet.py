@@ -1,12 +1,13 @@
 """What the U-Net promises beside the originals' numbers."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffusion_jax.models import Network
-from diffusion_jax.models.layers import Dropout, depth_to_space, space_to_depth, timestep_embedding
+from diffusion_jax.models.layers import Dropout, GroupNorm, depth_to_space, space_to_depth, timestep_embedding
 from diffusion_jax.models.text import TextTransformer
 from diffusion_jax.models.unet import UNet, make_network
 
@@ -124,11 +125,35 @@ def test_parameters_stay_float32_and_so_does_the_output_under_bfloat16():
         ((6, 6, 3), {"patch_size": 4}, "multiples of 8"),
         ((8, 8, 3), {"num_heads": 3}, "cannot divide"),
         ((8, 8, 3), {"qkv_order": "other"}, "qkv_order"),
+        ((8, 8, 3), {"remat": "other"}, "remat must be one of none, full, dots"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_words(shape, changes, message):
     with pytest.raises(ValueError, match=message):
         make_network(UNet(**(SMALL | changes)), shape)
+
+
+def test_each_rematerialisation_policy_keeps_less_of_the_forward_pass():
+    x, time = inputs((8, 8, 3))
+    kept = {}
+    for policy in ("none", "dots", "full"):
+        network = make_network(UNet(**SMALL, attention_factors=(1, 2), remat=policy), (8, 8, 3))
+        params = jax.eval_shape(network.init, jax.random.key(0))
+        _, backward = jax.eval_shape(
+            lambda p, network=network: jax.vjp(lambda p: network.apply(p, x, time, {}), p), params
+        )
+        kept[policy] = sum(leaf.size for leaf in jax.tree.leaves(backward))
+    assert kept["full"] < kept["dots"] < kept["none"]
+
+
+def test_group_norm_has_flax_values_and_parameters():
+    x = 3 + jax.random.normal(jax.random.key(0), (2, 5, 4, 12))
+    ours, flax_norm = GroupNorm(6), nn.GroupNorm(6, epsilon=1e-5)
+    params = {"scale": jnp.linspace(0.5, 2, 12), "bias": jnp.linspace(-1, 1, 12)}
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)["params"]["norm"]) == {"scale": (12,), "bias": (12,)}
+    np.testing.assert_allclose(
+        ours.apply({"params": {"norm": params}}, x), flax_norm.apply({"params": params}, x), atol=2e-5
+    )
 
 
 def test_patches_go_back_to_their_places():

@@ -79,9 +79,10 @@ def test_bfloat16_errs_little_more_than_its_weights_must(case):
     assert 0 < jnp.linalg.norm(out - want) < 2.5 * jnp.linalg.norm(unavoidable - want)
 
 
+@pytest.mark.parametrize("policy", ["full", "dots"])
 @pytest.mark.parametrize("case", CASES)
-def test_rematerialisation_changes_no_value(case):
-    network, params, x, time, cond, io, config = load(case, remat=True)
+def test_rematerialisation_changes_no_value(case, policy):
+    network, params, x, time, cond, io, config = load(case, remat=policy)
     out = jax.jit(network.apply)(params, x, time, cond)
     np.testing.assert_allclose(
         out, to_nhwc(io["out"]), atol=10 * config["noise_floor_absmax_onednn_off_1thread"], rtol=0

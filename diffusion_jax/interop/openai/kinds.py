@@ -148,7 +148,7 @@ def _trunk(o: Options) -> dict[str, Any]:
         "resblock_updown": bool(o["resblock_updown"]),
         "resample_conv": bool(o["conv_resample"]),
         "dropout": float(o["dropout"]),
-        "remat": bool(o["use_checkpoint"]),
+        "remat": "full" if o["use_checkpoint"] else "none",
     }
 
 
