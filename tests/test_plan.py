@@ -99,7 +99,7 @@ HLO = """
 }
 
 %all-reduce-scatter (input: f32[64]) -> f32[16] {
-  %all-reduce.2 = f32[64]{0} all-reduce(%input), replica_groups={{0,1,2,3}}, to_apply=%add
+  %all-reduce.2 = f32[64]{0} all-reduce(%input), replica_groups={{0,1,2,3}}, to_apply=%add, backend_config={"estimated_cycles":"7"}
   ROOT %slice = f32[16]{0} dynamic-slice(%all-reduce.2, %i)
 }
 

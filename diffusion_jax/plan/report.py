@@ -40,6 +40,8 @@ def of(
         "fits": _fits(chip, sum(state.values()), program),
         "advice": advice(recipe, chip, mesh, program) if chip else [],
     }
+    if chip is not None:
+        figures["least"] = work.image_flops * recipe.config.train.batch_size / mesh.size / chip.flops
     if program is not None:
         figures["compiled"] = program._asdict() | {
             "collectives": {kind: total._asdict() for kind, total in program.collectives.items()}
@@ -146,6 +148,12 @@ def text(figures: dict[str, Any], config: Any) -> str:
         lines += _compiled_lines(figures, of_hbm)
     if "time" in figures:
         lines += _time_lines(figures["time"], config)
+    elif "least" in figures and figures["fits"] is not False:
+        steps, least = config.train.num_steps, figures["least"]
+        lines.append(
+            f"  step         at least {least:.3g} s for the model's own products at peak rate, {steps * least / DAY:.2g} days of "
+            f"{steps:,} steps on {math.prod(mesh.values())} chips"
+        )
     return "\n".join(lines + [f"  to fit       {line}" for line in figures["advice"]])
 
 
