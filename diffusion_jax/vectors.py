@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image, ImageDraw, ImageFont
 
-from diffusion_jax import build, discrete, grids, images, likelihood
+from diffusion_jax import build, discrete, grids, images, likelihood, processes
 from diffusion_jax.data import toys
 from diffusion_jax.keys import keys_per_example
 from diffusion_jax.models import Params
@@ -109,10 +109,11 @@ class SamplePicture:
 
     def __call__(self, step: int, ema_params: Any) -> Image.Image:
         """Samples, writes the picture, and returns it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         drawn = self._draw(ema_params, self._config.sample.samples_per_prompt, self._config.seed)
         shown = picture(self._config.data.name, drawn)
-        images.save_png(shown, self._folder / f"step_{step:07d}.png")
+        if processes.first():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            images.save_png(shown, self._folder / f"step_{step:07d}.png")
         return shown
 
 

@@ -11,18 +11,20 @@ import tensorboardX
 import tqdm
 from PIL import Image
 
-from diffusion_jax import images
+from diffusion_jax import images, processes
 
 
 class MetricWriter:
     """Scalars to WORKDIR/metrics.csv (one row per step written) and to TensorBoard (WORKDIR/tensorboard).
 
     A scalar that a step does not have is left blank. A resumed run drops the CSV's rows beyond the step that it starts
-    from, so that no step stands there twice.
+    from, so that no step stands there twice. Of several processes the first one writes, the others' write nothing.
     """
 
     def __init__(self, workdir: pathlib.Path, names: tuple[str, ...], first_step: int):
-        self._names = ("step", *names)
+        self._names, self._writes = ("step", *names), processes.first()
+        if not self._writes:
+            return
         self._path = workdir / "metrics.csv"
         kept = [row for row in self._rows() if int(row["step"]) <= first_step]
         fresh = self._path.with_suffix(".tmp")
@@ -37,6 +39,8 @@ class MetricWriter:
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes the scalars of a step."""
+        if not self._writes:
+            return
         self._csv.writerow({"step": step, **{name: f"{value:.6g}" for name, value in scalars.items()}})
         self._file.flush()
         for name, value in scalars.items():
@@ -44,10 +48,13 @@ class MetricWriter:
 
     def image(self, step: int, image: Image.Image) -> None:
         """Shows a picture in TensorBoard."""
-        self._tensorboard.add_image("samples", np.asarray(image), step, dataformats="HWC")
+        if self._writes:
+            self._tensorboard.add_image("samples", np.asarray(image), step, dataformats="HWC")
 
     def close(self) -> None:
         """Flushes both."""
+        if not self._writes:
+            return
         self._file.close()
         try:
             self._tensorboard.close()
@@ -79,9 +86,10 @@ class SampleGrid:
 
     def __call__(self, step: int, ema_params: Any) -> Image.Image:
         """Samples, writes the picture, and returns it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         grid = images.labelled_grid(list(zip(self._prompts, self._sample(ema_params), strict=True)))
-        images.save_png(grid, self._folder / f"step_{step:07d}.png")
+        if processes.first():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            images.save_png(grid, self._folder / f"step_{step:07d}.png")
         return grid
 
 

@@ -1,8 +1,10 @@
 import csv
 
+import numpy as np
 import pytest
 
-from diffusion_jax.training.hooks import MetricWriter
+from diffusion_jax import processes
+from diffusion_jax.training.hooks import MetricWriter, SampleGrid
 
 
 def rows(folder):
@@ -41,3 +43,13 @@ def test_a_disk_that_fills_while_rewriting_keeps_the_earlier_rows(tmp_path, monk
     with pytest.raises(OSError, match="No space"):
         MetricWriter(tmp_path, ("loss",), 4)
     assert rows(tmp_path) == [(2, "1"), (4, "1")]
+
+
+def test_of_several_processes_the_first_alone_writes(tmp_path, monkeypatch):
+    write(tmp_path, 0, (2, 4), 1.0)
+    files = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(processes, "first", lambda: False)
+    write(tmp_path, 2, (4,), 9.0)
+    SampleGrid(tmp_path, ("a",), lambda params: np.zeros((1, 1, 8, 8, 3), np.uint8))(4, None)
+    assert rows(tmp_path) == [(2, "1"), (4, "1")]
+    assert sorted(tmp_path.rglob("*")) == files
