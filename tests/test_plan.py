@@ -17,8 +17,10 @@ import pytest
 
 from diffusion_jax import build
 from diffusion_jax.errors import UserError
+from diffusion_jax.models.layers import ResBlock
 from diffusion_jax.plan import chips, estimate, flops, hlo, recipe, report
 from diffusion_jax.plan.estimate import Mesh, Program
+from diffusion_jax.training.placement import make_placement
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("families", "__init__"))
@@ -146,6 +148,22 @@ def test_a_pmapped_step_sums_each_gradient_once_and_each_chip_holds_the_whole_st
     )  # the loss and its quarters beside them
     batch = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in plan.batch.values())
     assert program.arguments == sum(estimate.state_bytes(plan, mesh).values()) + batch // 8
+
+
+@pytest.mark.parametrize("resample", ["up", "down", None])
+def test_a_sharded_block_sends_parameters_and_gradients_alone(resample):
+    block = ResBlock(64, adaptive_norm=True, dropout=0.0, norm_groups=32, dtype=jnp.float32, resample=resample)
+    batch = {"x": jax.ShapeDtypeStruct((64, 8, 8, 64), jnp.float32), "emb": jax.ShapeDtypeStruct((64, 64), jnp.float32)}
+    params = jax.eval_shape(lambda: block.init(jax.random.key(0), jnp.zeros((1, 8, 8, 64)), jnp.zeros((1, 64)), None))
+
+    def step(params, batch, axis_name):
+        loss = lambda params: (block.apply(params, batch["x"], batch["emb"], None) ** 2).sum()  # noqa: E731
+        return jax.tree.map(jnp.subtract, params, jax.grad(loss)(params)), {}
+
+    found = hlo.collectives(make_placement("sharded").lower_train(step, params, batch).compile().as_text())
+    size = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+    # Gathered for the way there and for the way back, or summed; the batch is four times as large as the parameters.
+    assert all(total.bytes <= 2 * size for total in found.values()), found
 
 
 # Memory.

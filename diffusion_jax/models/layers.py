@@ -87,7 +87,10 @@ def downsample(x: Float[Array, "B H W C"]) -> Float[Array, "B H/2 W/2 C"]:
 def upsample(x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W C"]:
     """Nearest neighbour, twice as large."""
     b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+    # Stacked, not broadcast: behind a broadcast the partitioner forgets that the batch is split over the devices, and
+    # the convolution that follows gathers the whole batch on each.
+    x = jnp.stack([x, x], axis=2).reshape(b, 2 * h, w, c)
+    return jnp.stack([x, x], axis=3).reshape(b, 2 * h, 2 * w, c)
 
 
 def space_to_depth(x: Float[Array, "B H W C"], patch: int) -> Float[Array, "B H/p W/p p*p*C"]:
