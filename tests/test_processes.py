@@ -15,13 +15,12 @@ from diffusion_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = (
-    "--config=configs/scenes.py:debug",
-    "--config.data.num_train_images=64",
+    "--config=configs/swiss_roll.py:debug",  # a network that compiles in seconds
+    "--config.model.width=128",  # large enough to be sharded
     "--config.train.num_steps=10",
     "--config.train.log_every_steps=1",
     "--config.train.sample_every_steps=10",
     "--config.train.checkpoint_every_steps=5",
-    "--config.ema.decay=0.5",
 )
 PLACEMENTS = {
     "pmap": ("--config.parallel.placement=pmap",),
@@ -63,8 +62,8 @@ def losses(workdir):
 
 
 def samples(checkpoint, out, **how):
-    command("sample.py", f"--checkpoint={checkpoint}", f"--out={out}", "--num_samples=2", "--num_steps=3", **how)
-    return np.load(out / "samples.npz")["arr_0"].astype(int)
+    command("sample.py", f"--checkpoint={checkpoint}", f"--out={out}", "--num_samples=16", **how)
+    return np.load(out / "samples.npz")["arr_0"]
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +87,8 @@ def test_two_processes_train_and_sample_as_one(placement, alone, tmp_path):
         samples(path, tmp_path / name, **how)
         for path, name, how in ((workdir, "ours", {"count": 2, "devices": 2}), (alone, "one", {"devices": 1}))
     )
-    assert ours.shape == one.shape and np.ptp(one) > 50
-    assert np.abs(ours - one).max() <= 2  # of 255: ten steps' rounding
+    assert len(np.unique(one)) == one.size, "the samples differ from one another"
+    np.testing.assert_allclose(ours, one, rtol=1e-3, atol=1e-4)
     assert (workdir / "samples" / "step_0000010.png").exists()
 
 
