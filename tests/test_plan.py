@@ -166,6 +166,19 @@ def test_a_sharded_block_sends_parameters_and_gradients_alone(resample):
     assert all(total.bytes <= 2 * size for total in found.values()), found
 
 
+def test_a_program_without_text_still_has_its_memory(monkeypatch):
+    def fails(compiled):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure: async-update instruction should have 1 operands")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", fails)
+    plan = planned("swiss_roll", "debug")
+    mesh = estimate.mesh(plan, "pmap", 8)
+    program = estimate.compile_step(plan, "pmap", mesh, jax.devices())
+    assert program.peak > 0 and program.collectives is None
+    told = report.text(report.of(plan, V5E, "pmap", mesh, program, report.Work(1, 1)), plan.config)
+    assert "exchanges    unknown" in told and "step         at least" in told
+
+
 # Memory.
 
 

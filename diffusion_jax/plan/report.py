@@ -43,9 +43,9 @@ def of(
     if chip is not None:
         figures["least"] = work.image_flops * recipe.config.train.batch_size / mesh.size / chip.flops
     if program is not None:
-        figures["compiled"] = program._asdict() | {
-            "collectives": {kind: total._asdict() for kind, total in program.collectives.items()}
-        }
+        figures["compiled"] = program._asdict()
+        if program.collectives is not None:
+            figures["compiled"]["collectives"] = {kind: t._asdict() for kind, t in program.collectives.items()}
         figures["step_flops"] = work.step_flops
     if program is not None and chip is not None and not program.refusal:
         figures["time"] = _times(recipe, chip, mesh, program, work)
@@ -159,11 +159,14 @@ def text(figures: dict[str, Any], config: Any) -> str:
 
 def _compiled_lines(figures: dict[str, Any], of_hbm: str) -> list[str]:
     compiled = figures["compiled"]
-    sent = [f"{kind} {total['calls']} x, {metric(total['bytes'])}B" for kind, total in compiled["collectives"].items()]
+    sent = "unknown: the compiler cannot write this program's text, so that the links' time is missing below"
+    if compiled["collectives"] is not None:
+        exchanges = compiled["collectives"].items()
+        sent = "; ".join(f"{kind} {t['calls']} x, {metric(t['bytes'])}B" for kind, t in exchanges) or "none"
     return [
         f"  temporaries  {binary(compiled['temporaries'])}: activations, gradients and so on; program {binary(compiled['code'])}",
         f"  peak         {binary(compiled['peak'])}{of_hbm}; compiled in {compiled['seconds']:.0f} s",
-        f"  exchanges    {'; '.join(sent) or 'none'}",
+        f"  exchanges    {sent}",
         f"  products     {metric(figures['step_flops'])}FLOP a step, recomputation included",
     ]
 
