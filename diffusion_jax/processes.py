@@ -38,6 +38,8 @@ def join(mode: str, coordinator: str | None, num_processes: int | None, process_
         return
     import jax
 
+    # On CPUs, programs that are under way together run in any order, and two processes that meet in another order wait for ever.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(*explicit)
     except (RuntimeError, ValueError) as error:

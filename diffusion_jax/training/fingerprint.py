@@ -29,7 +29,11 @@ def fingerprint(tree: Any) -> dict[str, str]:
       Names as of `named_leaves`.
     """
     # One small program per shape, not one of the whole tree: that takes XLA minutes where there are thousands of leaves.
-    sums = {name: _sums(leaf) for name, leaf in named_leaves(tree).items()}
+    leaves = named_leaves(tree)
+    if jax.process_count() == 1:
+        sums = {name: _sums(leaf) for name, leaf in leaves.items()}
+    else:  # one after the other: on CPUs, programs under way together run in any order, and processes then wait for one another
+        sums = {name: jax.block_until_ready(_sums(leaf)) for name, leaf in leaves.items()}
     return {name: f"{int(first):08x}{int(second):08x}" for name, (first, second) in jax.device_get(sums).items()}
 
 
