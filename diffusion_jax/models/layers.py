@@ -35,7 +35,7 @@ def timestep_embedding(time: Float[Array, "B"], width: int, max_period: float = 
 class GroupNorm(nn.Module):
     """Group normalisation in float32 whatever the input's type, with PyTorch's epsilon.
 
-        y = x r + (bias - mean r),   r = scale / sqrt(mean(x^2) - mean^2 + epsilon)
+        y = (x - mean) r + bias,   r = scale / sqrt(mean(x^2) - mean^2 + epsilon)
 
     Both means are taken over pixels first, channel by channel, then over a group's channels: one pass over x, and half the
     time that Flax's reduction over both at once takes a CPU. Where `max_groups` (ADM: 32) does not divide the channels,
@@ -57,7 +57,7 @@ class GroupNorm(nn.Module):
         mean, mean_square = group_mean(pixels), group_mean(jnp.square(pixels))
         scale, bias = _Affine(name="norm")(channels)
         rate = scale * jax.lax.rsqrt(jnp.maximum(mean_square - jnp.square(mean), 0) + NORM_EPSILON)
-        return (pixels * rate + (bias - mean * rate)).reshape(x.shape).astype(x.dtype)
+        return ((pixels - mean) * rate + bias).reshape(x.shape).astype(x.dtype)
 
 
 class _Affine(nn.Module):
