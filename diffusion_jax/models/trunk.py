@@ -91,7 +91,7 @@ class Trunk(nn.Module):
 
     def down(self, x: Float[Array, "B H W C"], told: Told) -> list[Float[Array, "B h w c"]]:
         """The first convolution's output and every block's on the way down: a U-Net's skips; the last is the lowest."""
-        h = conv(self.widths[0], 3, self.dtype, "conv_in")(x.astype(self.dtype))
+        h = conv(self.widths[0], 3, jax.numpy.float32, "conv_in")(x.astype(jax.numpy.float32)).astype(self.dtype)
         outputs = [h]
         for level, width in enumerate(self.widths):
             for _ in range(self.num_res_blocks):

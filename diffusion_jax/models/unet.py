@@ -25,7 +25,7 @@ class UNet(Trunk):
         zero where absent.
 
     Under dtype bfloat16 the convolutions and attention of the blocks compute in bfloat16; parameters, norms, embeddings,
-    softmax and the last convolution stay float32, as ADM keeps them.
+    softmax, the first and the last convolution stay float32, as GLIDE keeps them.
 
     Source: guided-diffusion's `UNetModel` and `SuperResModel`; glide-text2im's `Text2ImUNet` and its kin.
     """
