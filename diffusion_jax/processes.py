@@ -80,8 +80,17 @@ def first_then_others(make: Callable[[], T]) -> T:
         return make()
     if first():
         made = make()
+    wait_for_all()
+    return made if first() else make()
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come here."""
+    import jax
+
+    if jax.process_count() == 1:
+        return
     from orbax.checkpoint import multihost
 
     # By the coordinator, not by a collective: those give up after seconds, and to prepare data takes as long as it takes.
-    multihost.get_barrier_sync_fn()(key=f"first_then_others_{next(_BARRIERS)}", timeout_ms=DAY_MS)
-    return made if first() else make()
+    multihost.get_barrier_sync_fn()(key=f"diffusion_jax_{next(_BARRIERS)}", timeout_ms=DAY_MS)

@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from diffusion_jax import processes
 from diffusion_jax.errors import UserError
 from diffusion_jax.models import Params
 from diffusion_jax.training.fingerprint import fingerprint, named_leaves
@@ -140,7 +141,7 @@ class Checkpoints:
             for step in _steps(self.folder):
                 if step > int(state.step):
                     _set_aside(self.folder / str(step))
-        _wait_for_all("checkpoints set aside")
+        processes.wait_for_all()
         self._manager.reload()
         return state
 
@@ -446,11 +447,6 @@ def _tell(line: str) -> None:
 def _all_agree(mine: bool) -> bool:
     """Whether it is true on every process."""
     return mine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.array(mine))))
-
-
-def _wait_for_all(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
 
 
 def _damaged(folder: pathlib.Path, step: int, reason: str) -> Damaged:
