@@ -49,6 +49,21 @@ def command(*arguments):
     )
 
 
+def test_the_planned_network_calls_the_chip_s_own_kernels_and_the_counted_one_none():
+    config = planned(
+        "scenes", "debug", model={"patch_size": 1, "attention_resolutions": (32,), "condition": "none"}
+    ).config
+    calls = {}
+    for platform in (None, "cpu", "tpu"):
+        plan = recipe.recipe(config, platform)
+        calls[platform] = "pallas_call" in str(
+            jax.make_jaxpr(lambda *a, s=plan.step: s(*a, None))(plan.state, plan.batch)
+        )
+    assert calls == {None: False, "cpu": False, "tpu": True}
+    config.model.attention = "flash"
+    assert recipe.recipe(config).config.model.attention == "flash", "counting it changes no field"
+
+
 # Operations.
 
 

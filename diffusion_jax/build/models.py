@@ -112,12 +112,13 @@ def pick(table: dict[str, Any], name: str, what: str) -> Any:
     return table[name]
 
 
-def model(config: ConfigDict, tokenizer: CaptionTokenizer | ClipTokenizer | None) -> Model:
+def model(config: ConfigDict, tokenizer: CaptionTokenizer | ClipTokenizer | None, platform: str | None = None) -> Model:
     """The network, process and conventions of a config.
 
     Args:
       config: a whole config (configs/default.py's fields).
       tokenizer: of the captions; needed where config.model.condition is "text".
+      platform: of the devices that will run it ("cpu", "gpu", "tpu"), this process's own by default.
 
     Raises:
       UserError: a name or a value in the config cannot be used.
@@ -127,7 +128,7 @@ def model(config: ConfigDict, tokenizer: CaptionTokenizer | ClipTokenizer | None
     try:
         process, transition = _process(config), _transition(config)
         null_cond, blank_cond = _conditions(config, tokenizer, shape)
-        network = _network(config, tokenizer, shape)
+        network = _network(config, tokenizer, shape, platform or jax.default_backend())
         output = parameterization(config, "parameterization")
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -221,7 +222,7 @@ def _conditions(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: t
     return null_cond, null_cond | blank
 
 
-def _network(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: tuple[int, ...]) -> Network:
+def _network(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: tuple[int, ...], platform: str) -> Network:
     m, num_classes = config.model, toys.NUM_CLASSES.get(config.data.name)
     if (m.kind == "mlp") != (len(shape) == 1):
         fitting = "mlp" if len(shape) == 1 else "unet"
@@ -235,7 +236,7 @@ def _network(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: tupl
     if m.kind == "clip":
         return make_clip(*_clip(config))
     if m.kind != "mlp":
-        network = module(config, tokenizer)
+        network = module(config, tokenizer, platform)
         return make_network(network, shape) if isinstance(network, UNet) else make_classifier(network, shape)
     num_states = None if num_classes is None else num_classes + (config.diffusion.transition == "absorbing")
     multiple = num_classes or (2 if learned_variance(config) else 1)
@@ -259,14 +260,14 @@ def _clip(config: ConfigDict) -> tuple[ImageEncoder, TextEncoder]:
     )
 
 
-def module(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> UNet | Classifier:
-    """The hyper-parameters of a config's U-Net or classifier."""
+def module(config: ConfigDict, tokenizer: CaptionTokenizer | None, platform: str = "cpu") -> UNet | Classifier:
+    """The hyper-parameters of a config's U-Net or classifier, with the attention that suits a platform."""
     if config.model.kind == "unet":
-        return _unet(config, tokenizer)
-    return Classifier(**_trunk(config) | {"out_channels": config.data.num_classes}, pool=config.model.pool)
+        return _unet(config, tokenizer, platform)
+    return Classifier(**_trunk(config, platform) | {"out_channels": config.data.num_classes}, pool=config.model.pool)
 
 
-def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> UNet:
+def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None, platform: str) -> UNet:
     m, text = config.model, None
     if m.condition == "text":
         assert tokenizer is not None, "_conditions has seen to it"
@@ -275,7 +276,7 @@ def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> UNet:
             tokenizer.vocab_size, t.context_length, t.width, t.num_layers, t.num_heads, _dtype(m.dtype)
         )
     return UNet(
-        **_trunk(config),
+        **_trunk(config, platform),
         num_classes=config.data.num_classes + m.null_class if m.condition == "label" else None,
         text=text,
         low_res=bool(m.low_res),
@@ -284,7 +285,7 @@ def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None) -> UNet:
     )
 
 
-def _trunk(config: ConfigDict) -> dict[str, Any]:
+def _trunk(config: ConfigDict, platform: str) -> dict[str, Any]:
     """What the U-Net and the classifier share."""
     m = config.model
     height = config.data.image_size // m.patch_size
@@ -302,14 +303,10 @@ def _trunk(config: ConfigDict) -> dict[str, Any]:
         "resblock_updown": m.resblock_updown,
         "dropout": m.dropout,
         "remat": m.remat,
-        "attention": _attention(config),
+        # Under the placement "sharded" the compiler splits the program, which not every implementation bears.
+        "attention": attention.choose(config.model.attention, platform, config.parallel.placement == "sharded"),
         "dtype": _dtype(m.dtype),
     }
-
-
-def _attention(config: ConfigDict) -> str:
-    """The implementation for this process's devices; under the placement "sharded" the compiler splits the program."""
-    return attention.choose(config.model.attention, jax.default_backend(), config.parallel.placement == "sharded")
 
 
 def _dtype(name: str) -> Any:

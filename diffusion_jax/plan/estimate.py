@@ -11,6 +11,7 @@ import jax
 from diffusion_jax import build
 from diffusion_jax.errors import UserError
 from diffusion_jax.plan import hlo
+from diffusion_jax.plan import recipe as recipes
 from diffusion_jax.plan.chips import Chip
 from diffusion_jax.plan.recipe import Recipe
 from diffusion_jax.training import sharding
@@ -107,7 +108,8 @@ def compile_step(recipe: Recipe, placement: str, mesh: Mesh, devices: Sequence[j
     """The recipe's train step, compiled for devices that need not be there."""
     config = recipe.config.copy_and_resolve_references()
     config.parallel.update(placement=placement, mesh=tuple(mesh))
-    lowered = build.placement(config, devices).lower_train(recipe.step, recipe.state, recipe.batch)
+    step = recipes.recipe(config, devices[0].platform).step
+    lowered = build.placement(config, devices).lower_train(step, recipe.state, recipe.batch)
     started = time.monotonic()
     try:
         compiled = lowered.compile()

@@ -20,14 +20,11 @@ class Recipe(NamedTuple):
     state, batch: trees of ShapeDtypeStruct; the batch is the global one.
     """
 
+    config: ConfigDict
     model: build.Model
     step: Callable[..., Any]
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
-
-    @property
-    def config(self) -> ConfigDict:
-        return self.model.config
 
     @property
     def num_params(self) -> int:
@@ -43,19 +40,26 @@ class _AnyWords(NamedTuple):
         return np.zeros((len(texts), length), np.int32), np.zeros((len(texts), length), bool)
 
 
-def recipe(config: ConfigDict) -> Recipe:
+def recipe(config: ConfigDict, platform: str | None = None) -> Recipe:
     """The recipe of a whole config.
+
+    Args:
+      config: all fields.
+      platform: of the chips, whose own kernels its network may then call; None is none, so that all can be counted.
 
     Raises:
       UserError: a name or a value in it cannot be used, as train.py would say.
     """
     tokenizer: Any = _AnyWords(config.text.vocab_size) if config.model.condition == "text" else None
-    model, optimizer = build.model(config, tokenizer), build.optimizer(config)
+    built = config.copy_and_resolve_references()
+    if platform is None:
+        built.model.attention = "xla"
+    model, optimizer = build.model(built, tokenizer, platform), build.optimizer(config)
     step, averages = build.train_step(model, optimizer), len(build.averages(config))
     make = functools.partial(
         init_state, model.network.init, optimizer, config.seed, build.loss_history(model), averages
     )
-    return Recipe(model, step, jax.eval_shape(make), _batch(model, config.train.batch_size))
+    return Recipe(config, model, step, jax.eval_shape(make), _batch(model, config.train.batch_size))
 
 
 def _batch(model: build.Model, size: int) -> dict[str, jax.ShapeDtypeStruct]:
