@@ -29,8 +29,8 @@ def read(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
     anew each time, so that asking for one twice reads twice.
 
     Args:
-      path: safetensors, or a state_dict that `torch.save` wrote (`.pt`, `.pth`; any version since 2017). PyTorch is not
-        needed, and no code in the file is run.
+      path: safetensors, a state_dict that `torch.save` wrote (`.pt`, `.pth`; any version since 2017), or a TorchScript
+        program, of which the tensors are taken. PyTorch is not needed, and no code in the file is run.
 
     Returns:
       A mapping from names to arrays; bfloat16 is ml_dtypes'.

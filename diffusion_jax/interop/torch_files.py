@@ -1,9 +1,11 @@
 """PyTorch's files of weights, without PyTorch and without running what they hold.
 
 `torch.save` writes a pickle that says which tensors there are (read by `torch_pickle`), and their numbers beside it.
+So does `torch.jit.save`, with a program beside them: it is not read.
 """
 
 import contextlib
+import itertools
 import os
 import pathlib
 import struct
@@ -20,6 +22,7 @@ from diffusion_jax.interop.torch_pickle import ADVICE, Storage, Tensor
 _WRAPPERS = ("state_dict", "model")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first of the five pickles in a file of torch.save before 1.6
 _LEGACY_PROTOCOL = 1001
+_MAX_ATTRIBUTES = 1_000_000  # of all modules of a program: a damaged one may hold itself
 _AGAIN = "Download or copy it again."
 
 
@@ -30,7 +33,8 @@ class TorchWeights(Mapping[str, np.ndarray]):
 
     Args:
       path: a file that `torch.save` wrote, of the zip format (PyTorch 1.6 and later) or of the one before it. A dict
-        with the state_dict under "state_dict" or "model" is opened too, if no other entry is a dict of tensors.
+        with the state_dict under "state_dict" or "model" is opened too, if no other entry is a dict of tensors. Or a
+        TorchScript program (`torch.jit.save`): of it the tensors of its modules, named as a state_dict names them.
 
     Raises:
       UserError: the file is truncated, asks for code, or holds no state_dict. Numbers that are missing are noticed
@@ -96,15 +100,15 @@ def _open_zip(file: IO[bytes], path: pathlib.Path) -> tuple[Any, dict[str, tuple
         pickles = [name for name in entries if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
             raise UserError(f"{path} is a zip archive that torch.save did not write. {ADVICE}")
-        if pickles[0].replace("data.pkl", "constants.pkl") in entries:
-            raise UserError(f"{path} is a TorchScript program, not a file of weights. {ADVICE}")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise UserError(f"{path} was compressed after torch.save wrote it. Unpack it and pack it with `zip -0 -r`.")
         folder = pickles[0].removesuffix("data.pkl")
+        script = folder + "constants.pkl" in entries
+        packed = [name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED]
+        if any(not (script and name.startswith(folder + "code/")) for name in packed):
+            raise UserError(f"{path} was compressed after torch.save wrote it. Unpack it and pack it with `zip -0 -r`.")
         if folder + "byteorder" in entries and archive.read(folder + "byteorder") != b"little":
             raise UserError(f"{path} was written by a machine with the other byte order. {ADVICE}")
         with archive.open(pickles[0]) as data:
-            state, _ = torch_pickle.load(data, path)
+            state, _ = torch_pickle.load(data, path, script)
     places = {}
     for name, entry in entries.items():
         if name.startswith(folder + "data/"):
@@ -113,7 +117,25 @@ def _open_zip(file: IO[bytes], path: pathlib.Path) -> tuple[Any, dict[str, tuple
             header = struct.unpack("<4s22xHH", file.read(30))
             start = entry.header_offset + 30 + header[1] + header[2]
             places[name.removeprefix(folder + "data/")] = (start, entry.file_size)
-    return state, places
+    return _tensors_of(state) if script else state, places
+
+
+def _tensors_of(module: Any) -> dict[str, Tensor]:
+    """The tensors of a module and of those within it; what else they hold is how they are configured."""
+    found: dict[str, Tensor] = {}
+    steps = itertools.count()
+
+    def walk(module: Any, prefix: str) -> None:
+        for name, value in module.items():
+            if next(steps) > _MAX_ATTRIBUTES:
+                raise ValueError("modules that hold each other")
+            if isinstance(value, Tensor):
+                found[prefix + name] = value
+            elif isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+
+    walk(module, "")
+    return found
 
 
 def _open_legacy(file: IO[bytes], path: pathlib.Path) -> tuple[Any, dict[str, tuple[int, int]]]:

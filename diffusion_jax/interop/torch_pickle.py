@@ -65,20 +65,28 @@ class _Name(enum.Enum):
     DICT = ("collections", "OrderedDict")
     TENSOR = ("torch._utils", "_rebuild_tensor_v2")
     PARAMETER = ("torch._utils", "_rebuild_parameter")
+    MODULE = ("__torch__", "any class that the program declares")
+    TYPED = ("torch.jit._pickle", "a list or another value with its type")
 
 
-_NAMES = {name.value: name for name in _Name} | {("torch", storage): dtype for storage, dtype in _DTYPES.items()}
+_NAMES: dict[tuple[str, str], Any] = {name.value: name for name in (_Name.DICT, _Name.TENSOR, _Name.PARAMETER)}
+_NAMES |= {("torch", storage): dtype for storage, dtype in _DTYPES.items()}
+_SCRIPT_NAMES = {
+    ("torch.jit._pickle", name): _Name.TYPED
+    for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+}
 _LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
 _LITERALS |= {"BINSTRING", "SHORT_BINSTRING"}  # names of tensors, as Python 2 wrote them
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def load(file: IO[bytes], path: pathlib.Path) -> tuple[Any, dict[str, Storage]]:
+def load(file: IO[bytes], path: pathlib.Path, script: bool = False) -> tuple[Any, dict[str, Storage]]:
     """Reads one pickle from a file's position, and leaves the position behind it.
 
     Args:
       path: the file's name, for errors.
+      script: whether it is TorchScript's, whose modules become dicts of their attributes.
 
     Returns:
       What was pickled, with `Tensor` for each tensor (and parameter), a plain dict for each OrderedDict, and no
@@ -88,7 +96,7 @@ def load(file: IO[bytes], path: pathlib.Path) -> tuple[Any, dict[str, Storage]]:
       UserError: the pickle asks for anything else than a state_dict needs.
       Exception: it is damaged; of whatever kind that turns out to be.
     """
-    reader = _Reader(path)
+    reader = _Reader(path, script)
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "STOP":
             break
@@ -99,10 +107,10 @@ def load(file: IO[bytes], path: pathlib.Path) -> tuple[Any, dict[str, Storage]]:
 class _Reader:
     """The pickle machine's stack and memo, and what each opcode does to them."""
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, script: bool):
         self.stack: list[Any] = []
         self.storages: dict[str, Storage] = {}
-        self._path = path
+        self._path, self._script = path, script
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
@@ -139,8 +147,15 @@ class _Reader:
             stack.append(self._storage(*_expect(stack.pop(), tuple)))
         elif opcode == "REDUCE":
             stack.append(_reduce(*self._pop(2)))
+        elif opcode == "NEWOBJ" and self._script:
+            if self._pop(2) != [_Name.MODULE, ()]:
+                raise ValueError("an object that is no module")
+            stack.append({})
         elif opcode == "BUILD":
-            stack.pop()  # attributes; a state_dict keeps the versions of its layers in one
+            attributes = stack.pop()
+            if self._script:
+                _set_items(stack[-1], _expect(attributes, dict).items())
+            # Those of a state_dict are not kept; the versions of its layers are in one.
         elif opcode not in ("PROTO", "FRAME"):
             raise self._refusal(f"uses the opcode {opcode}")
 
@@ -161,6 +176,10 @@ class _Reader:
         module, name = _expect(module, str), _expect(name, str)
         if (module, name) in _NAMES:
             return _NAMES[module, name]
+        if self._script and (module == "__torch__" or module.startswith("__torch__.")):
+            return _Name.MODULE
+        if self._script and (module, name) in _SCRIPT_NAMES:
+            return _SCRIPT_NAMES[module, name]
         raise self._refusal(f"asks for {module + '.' + name!r}")
 
     def _storage(self, kind: Any, dtype: Any, key: Any, device: Any, size: Any, view: Any = None) -> Storage:
@@ -187,6 +206,8 @@ def _reduce(name: Any, arguments: Any) -> Any:
         return made
     if name is _Name.PARAMETER:
         return _expect(arguments[0], Tensor)
+    if name is _Name.TYPED:
+        return arguments[0]
     if name is not _Name.TENSOR:
         raise ValueError("a call of what is no function")
     storage, offset, shape, strides, _, _, *metadata = arguments

@@ -36,9 +36,11 @@ def refusal(path):
     return text
 
 
-def torch_zip(path, data_pkl):
-    """A file as torch.save lays it out, with any pickle in it and one storage of four float32 numbers."""
+def torch_zip(path, data_pkl, script=False):
+    """A file as torch.save or torch.jit.save lays it out, with any pickle in it and one storage of four float32 numbers."""
     with zipfile.ZipFile(path, "w") as archive:
+        if script:
+            archive.writestr("archive/constants.pkl", b"\x80\x02).")
         archive.writestr("archive/data.pkl", data_pkl)
         archive.writestr("archive/byteorder", "little")
         archive.writestr("archive/data/0", np.arange(4, dtype=np.float32).tobytes())
@@ -79,13 +81,32 @@ def test_a_state_dict_and_its_wrapper_are_opened(file):
         ("two_models.pt", "several dicts of tensors; its entries: 'model', 'ema'"),
         ("optimizer.pt", "no dict of tensors alone; its entries: 'state', 'param_groups'"),
         ("whole_module.pt", "asks for 'torch.nn.modules.container.Sequential'"),
-        ("torchscript.pt", "TorchScript"),
     ],
 )
 def test_what_is_no_single_state_dict_is_refused_by_what_it_is(file, words):
     text = refusal(TORCH_FILES / file)
     assert words in text
     assert "torch.save(model.state_dict(), PATH)" in text
+
+
+def test_of_a_torchscript_program_the_tensors_are_read():
+    weights = files.read(TORCH_FILES / "torchscript.pt")
+    values = np.load(TORCH_FILES / "torchscript.npz")
+    assert sorted(weights) == sorted(values)
+    for name, array in weights.items():
+        assert array.dtype == values[name].dtype
+        np.testing.assert_array_equal(array, values[name])
+
+
+def test_modules_that_hold_themselves_are_refused(tmp_path):
+    """A module is memo 0; its attribute "a" is itself. And forty in each other, each twice: 2^40 names."""
+    module = b"c__torch__\nM\n)\x81"
+    itself = b"\x80\x02" + module + b"q\x00}X\x01\x00\x00\x00ah\x00sb."
+    assert "damaged" in refusal(torch_zip(tmp_path / "itself.pt", itself, script=True))
+    twice = b"\x80\x02" + module + b"q\x00"
+    for i in range(40):
+        twice += module + b"}(X\x01\x00\x00\x00ah%cX\x01\x00\x00\x00bh%cubq%c" % (i, i, i + 1)
+    assert "damaged" in refusal(torch_zip(tmp_path / "twice.pt", twice + b".", script=True))
 
 
 def test_an_array_is_read_when_it_is_asked_for(tmp_path):
@@ -213,15 +234,15 @@ NESTED = {
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("container", ["zip", "legacy", "plain"])
+@pytest.mark.parametrize("container", ["zip", "script", "legacy", "plain"])
 @pytest.mark.parametrize("place", NESTED)
 def test_a_hostile_pickle_is_refused_and_nothing_of_it_runs(place, container, protocol, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, call in HOSTILE.items():
         data = dumps(NESTED[place](call), protocol)
         path = tmp_path / "hostile.pt"
-        if container == "zip":
-            torch_zip(path, data)
+        if container in ("zip", "script"):
+            torch_zip(path, data, container == "script")
         else:
             path.write_bytes((LEGACY_HEAD if container == "legacy" else b"") + data)
         text = refusal(path)
@@ -238,9 +259,10 @@ def test_a_hostile_pickle_is_refused_and_nothing_of_it_runs(place, container, pr
         b"\x80\x02\x82\x01.",  # EXT1, a code of the registry of extensions
     ],
 )
-def test_other_ways_to_name_a_function_are_refused(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("script", [False, True])
+def test_other_ways_to_name_a_function_are_refused(data, script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refusal(torch_zip(tmp_path / "hostile.pt", data))
+    refusal(torch_zip(tmp_path / "hostile.pt", data, script))
     assert os.listdir(tmp_path) == ["hostile.pt"]
 
 
@@ -286,7 +308,7 @@ def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(changes, tmp_path):
 # Broken files.
 
 
-@pytest.mark.parametrize("file", ["zip.pt", "legacy.pt", "values.safetensors"])
+@pytest.mark.parametrize("file", ["zip.pt", "legacy.pt", "torchscript.pt", "values.safetensors"])
 def test_a_file_cut_anywhere_is_refused(file, tmp_path):
     if file.endswith("safetensors"):
         files.write_safetensors(VALUES, tmp_path / file)
@@ -299,7 +321,7 @@ def test_a_file_cut_anywhere_is_refused(file, tmp_path):
         refusal(path)
 
 
-@pytest.mark.parametrize("file", ["zip.pt", "legacy.pt"])
+@pytest.mark.parametrize("file", ["zip.pt", "legacy.pt", "torchscript.pt"])
 def test_changed_bytes_give_arrays_or_a_refusal_and_no_other_error(file, tmp_path):
     whole, path, rng = (TORCH_FILES / file).read_bytes(), tmp_path / file, np.random.default_rng(0)
     refused = 0
