@@ -7,33 +7,34 @@
 385 million parameters, text (128 tokens) included, 64 x 64 pixels, float32, random weights; batch 2 is what
 classifier-free guidance of one image takes. Everything is timed in turn, round after round, and the best counts. Where others
 compute all the time even the best tells little, most of all of PyTorch, whose threads wait for one another: --one_core
-counts one core's processor time instead. The peak is the best rate of a 2048-wide product, of either library.
+counts one core's processor time instead. The peak is the best rate of a large product (2048 wide, 8192 on a GPU), of
+either library; float32 is TensorFloat-32 on a GPU, on both sides.
 
 Operations are XLA's own count for the compiled program; PyTorch does the same work, eager, in both of its layouts, and its
 share is of the same operations (its own count is printed beside them).
 """
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from absl import flags
-from peak import PRODUCT_FLOPS, product, seconds
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import torch_peer
+from peak import one_core, product, seconds
 
 from diffusion_jax import cli
 
 BATCHES = flags.DEFINE_list("batches", ["1", "2"], "Batch sizes.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; the best time of each counts.", lower_bound=1)
-TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "A Python that has PyTorch, to be timed beside.")
 ONE_CORE = flags.DEFINE_bool("one_core", False, "Compute on one core and count the time that it computes for us.")
 JSON = flags.DEFINE_string("json", None, "A file for the figures.")
+flags.adopt_module_key_flags(torch_peer)
 
 
 def our_programs(batches: list[int]) -> tuple[int, dict[str, Callable[[], Any]], dict[int, float]]:
@@ -60,47 +61,29 @@ def our_programs(batches: list[int]) -> tuple[int, dict[str, Callable[[], Any]],
     return sum(leaf.size for leaf in jax.tree.leaves(params)), programs, flops
 
 
-def torch_answers(python: str) -> Callable[[str], float]:
-    """A function from a request to its answer by glide_step_torch.py, which runs as a process of its own."""
-    script = pathlib.Path(__file__).with_name("glide_step_torch.py")
-    command = [python, str(script), *(["processor"] if ONE_CORE.value else [])]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def ask(request: str) -> float:
-        print(request, file=process.stdin, flush=True)
-        return float(process.stdout.readline())
-
-    return ask
-
-
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
-    clock = time.perf_counter
-    if ONE_CORE.value:
-        clock = time.process_time
-        os.sched_setaffinity(
-            0, {min(os.sched_getaffinity(0))}
-        )  # before jax counts the cores; PyTorch's process inherits it
+    clock = one_core() if ONE_CORE.value else time.perf_counter
     import jax
 
     batches = [int(batch) for batch in BATCHES.value]
     parameters, programs, flops = our_programs(batches)
     timers = {name: lambda fn=fn: seconds(fn, 1, clock)[0] for name, fn in programs.items()}
     multiply = product()
-    timers["product"] = lambda: seconds(multiply, 3, clock)[0]
+    timers["product"] = lambda: seconds(multiply.run, 3, clock)[0]
     print(f"{jax.local_devices()[0].device_kind}, {parameters:,} parameters, float32")
-    if TORCH_PYTHON.value:
-        ask = torch_answers(TORCH_PYTHON.value)
+    if torch_peer.PYTHON.value:
+        ask = torch_peer.ask_of("glide_step_torch.py", {"processor": ONE_CORE.value})
         assert ask("parameters") == parameters, "the two networks differ"
         for batch in batches:
             print(f"batch {batch}: {flops[batch] / 1e9:.0f} GFLOP by XLA, {ask(f'flops {batch}') / 1e9:.0f} by PyTorch")
-        timers["torch product"] = lambda: min(ask("product") for _ in range(3))
+        timers["torch product"] = lambda: min(ask(multiply.request) for _ in range(3))
         for layout in ("contiguous", "channels_last"):
             timers |= {f"{n} PyTorch, {layout}": lambda n=n, how=layout: ask(f"{n} {how}") for n in batches}
 
     rounds = [{name: timer() for name, timer in timers.items()} for _ in range(REPEATS.value)]
     best = {name: min(times[name] for times in rounds) for name in timers}
-    peak = PRODUCT_FLOPS / min(best.pop("product"), best.pop("torch product", float("inf")))
+    peak = multiply.flops / min(best.pop("product"), best.pop("torch product", float("inf")))
     print(f"product peak {peak / 1e9:.0f} GFLOP/s, best of {REPEATS.value} rounds")
     print(f"{'batch':7}{'':24}{'seconds':>10}{'GFLOP':>10}{'of peak':>10}")
     rows = []

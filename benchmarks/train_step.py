@@ -3,8 +3,9 @@
     python benchmarks/train_step.py --config=configs/scenes.py
     python benchmarks/train_step.py --config=configs/scenes.py --config.train.batch_size=128 --json=out.json
 
-Operations are XLA's own count for the compiled program; the peak is the best rate of a large square float32 product,
-measured before and after in the same run. Machines are noisy: compare shares and ratios of one run.
+Operations are XLA's own count for the compiled program, GB the memory at its peak by the compiler; the machine's peak is the best
+rate of a large square float32 product, measured before and after in the same run. Machines are noisy: compare shares and ratios
+of one run.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
-from peak import PRODUCT_FLOPS, product, seconds
+from peak import product, seconds
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -57,23 +58,24 @@ def main(argv: list[str]) -> None:
     sample = jax.jit(sampler_step).lower(state.params, x, scale).compile()
     multiply = product()
 
-    best = seconds(multiply, repeats)[0]
+    best = seconds(multiply.run, repeats)[0]
     rows = []
     for name, program, args in (
         ("train step", train, (state, batch)),
         ("sampler step", sample, (state.params, x, scale)),
     ):
         times = seconds(lambda program=program, args=args: program(*args), repeats)
-        best = min(best, seconds(multiply, repeats)[0])
-        rows.append({"program": name, "median_s": times[len(times) // 2], "flops": program.cost_analysis()["flops"]})
-    peak = PRODUCT_FLOPS / best
+        best = min(best, seconds(multiply.run, repeats)[0])
+        row = {"program": name, "median_s": times[len(times) // 2], "flops": program.cost_analysis()["flops"]}
+        rows.append(row | {"bytes": program.memory_analysis().peak_memory_in_bytes})
+    peak = multiply.flops / best
     print(f"{jax.local_devices()[0].device_kind}, batch {size}, float32 product peak {peak / 1e9:.0f} GFLOP/s")
-    print(f"{'':14}{'ms/step':>10}{'images/s':>10}{'GFLOP':>10}{'of peak':>10}")
+    print(f"{'':14}{'ms/step':>10}{'images/s':>10}{'GFLOP':>10}{'of peak':>10}{'GB':>8}")
     for row in rows:
         row |= {"images_per_s": size / row["median_s"], "share_of_peak": row["flops"] / row["median_s"] / peak}
         print(
             f"{row['program']:14}{row['median_s'] * 1e3:10.1f}{row['images_per_s']:10.1f}{row['flops'] / 1e9:10.2f}"
-            f"{row['share_of_peak']:10.1%}"
+            f"{row['share_of_peak']:10.1%}{row['bytes'] / 1e9:8.3f}"
         )
     if JSON.value:
         record = {"jax": jax.__version__, "batch_size": size, "peak_flops_per_s": peak, "rows": rows}

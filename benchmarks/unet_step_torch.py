@@ -1,129 +1,76 @@
-"""PyTorch's part of unet_step.py: ADM's U-Net, without a condition, timed on request. Needs torch and nothing else.
+"""PyTorch's part of unet_step.py: steps of ADM's U-Net, and of diffusers' UNet2DModel in the same shape, timed on request.
 
-    python unet_step_torch.py '{"image": 32, "batch": 16, "channels": 64, ...}'
+Its argument is JSON: a shape of shapes.py, and with it "processor" (see torch_answers.py) and "dtype", float32 or bfloat16 (by
+autocast). Needs torch; the network "diffusers" needs diffusers too. Requests:
 
-Reads requests from its standard input, one a line, and answers each with one line:
-
-    parameters                              their number
-    product                                 seconds of one 2048-wide float32 matrix product
-    train|sampler eager|compile LAYOUT      seconds of one step, after one that is not counted; LAYOUT contiguous|channels_last
-
-With the argument "processor" seconds are those that the process computed, not those that passed.
+    NETWORK parameters                      their number
+    NETWORK train|sampler MODE LAYOUT       [seconds, bytes] of one step, after one that is not counted; MODE eager|compile,
+                                            LAYOUT contiguous|channels_last; bytes at the peak, null without a GPU
 """
 
-import json
-import math
-import sys
-import time
+import functools
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch_answers import DEVICE, LAYOUTS, SETTINGS, serve, timed
+from torch_unet import GROUPS, UNet
 
-GROUPS, MATRIX, RATE, DECAY = 32, 2048, 1e-4, 0.999
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-class ResBlock(nn.Module):
-    """norm, silu, (resampling,) convolution; norm, scale and shift by the embedding, silu, convolution; a skip around."""
-
-    def __init__(self, inputs, outputs, emb, resample=None):
-        super().__init__()
-        self.resample = resample
-        self.norm_in, self.conv_in = nn.GroupNorm(GROUPS, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.emb = nn.Linear(emb, 2 * outputs)
-        self.norm_out, self.conv_out = nn.GroupNorm(GROUPS, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
-
-    def resampled(self, x):
-        if self.resample == "down":
-            return F.avg_pool2d(x, 2)
-        return F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else x
-
-    def forward(self, x, emb):
-        h = self.conv_in(self.resampled(F.silu(self.norm_in(x))))
-        scale, shift = self.emb(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
-        h = self.conv_out(F.silu(self.norm_out(h) * (1 + scale) + shift))
-        return self.skip(self.resampled(x)) + h
+RATE, DECAY = 1e-4, 0.999
 
 
-class Attention(nn.Module):
-    def __init__(self, channels, head):
-        super().__init__()
-        self.heads, self.norm = channels // head, nn.GroupNorm(GROUPS, channels)
-        self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
-
-    def forward(self, x, emb):
-        batch, channels, height, width = x.shape
-        h = self.qkv(self.norm(x).flatten(2).transpose(1, 2))
-        q, k, v = h.reshape(batch, height * width, self.heads, -1).transpose(1, 2).chunk(3, dim=-1)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, height * width, channels)
-        return x + self.out(h).transpose(1, 2).reshape(x.shape)
+def adm(channels, mults, blocks, attention_factors, head, **rest):
+    return UNet(channels, mults, blocks, attention_factors, head)
 
 
-class UNet(nn.Module):
-    def __init__(self, channels, mults, blocks, attention_factors, head):
-        super().__init__()
-        self.channels, emb = channels, 4 * channels
-        self.time_embed = nn.Sequential(nn.Linear(channels, emb), nn.SiLU(), nn.Linear(emb, emb))
-        self.conv_in, self.down, self.up = nn.Conv2d(3, channels, 3, padding=1), nn.ModuleList(), nn.ModuleList()
-        widths, width, skips = [mult * channels for mult in mults], channels, [channels]
-        for level, features in enumerate(widths):
-            attended = 2**level in attention_factors
-            for _ in range(blocks):
-                layers = [ResBlock(width, features, emb), *([Attention(features, head)] if attended else [])]
-                self.down.append(nn.ModuleList(layers))
-                width = features
-                skips.append(width)
-            if level < len(widths) - 1:
-                self.down.append(nn.ModuleList([ResBlock(width, width, emb, "down")]))
-                skips.append(width)
-        self.middle = nn.ModuleList([ResBlock(width, width, emb), Attention(width, head), ResBlock(width, width, emb)])
-        for level, features in reversed(list(enumerate(widths))):
-            for block in range(blocks + 1):
-                layers = [ResBlock(width + skips.pop(), features, emb)]
-                width = features
-                layers += [Attention(width, head)] if 2**level in attention_factors else []
-                layers += [ResBlock(width, width, emb, "up")] if level and block == blocks else []
-                self.up.append(nn.ModuleList(layers))
-        self.norm_out, self.conv_out = nn.GroupNorm(GROUPS, width), nn.Conv2d(width, 3, 3, padding=1)
+def diffusers(image, channels, mults, blocks, attention_factors, head, **rest):
+    """UNet2DModel with ADM's blocks: scale and shift by the embedding, resampling inside of residual blocks."""
+    from diffusers import UNet2DModel
 
-    def forward(self, x, time):
-        half = self.channels // 2
-        angles = time[:, None] * torch.exp(-math.log(10_000) / half * torch.arange(half, device=time.device))
-        emb = self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=-1))
-        h = self.conv_in(x)
-        skips = [h]
-        for stage in self.down:
-            for layer in stage:
-                h = layer(h, emb)
-            skips.append(h)
-        for layer in self.middle:
-            h = layer(h, emb)
-        for stage in self.up:
-            h = torch.cat([h, skips.pop()], dim=1)
-            for layer in stage:
-                h = layer(h, emb)
-        return self.conv_out(F.silu(self.norm_out(h)))
+    attended = [2**level in attention_factors for level in range(len(mults))]
+
+    class Network(UNet2DModel):
+        def forward(self, x, time):
+            return super().forward(x, time).sample
+
+    return Network(
+        sample_size=image,
+        block_out_channels=[mult * channels for mult in mults],
+        layers_per_block=blocks,
+        down_block_types=["AttnDownBlock2D" if each else "ResnetDownsampleBlock2D" for each in attended],
+        up_block_types=["AttnUpBlock2D" if each else "ResnetUpsampleBlock2D" for each in reversed(attended)],
+        downsample_type="resnet",
+        upsample_type="resnet",
+        resnet_time_scale_shift="scale_shift",
+        attention_head_dim=head,
+        norm_num_groups=GROUPS,
+    )
+
+
+NETWORKS = {"adm": adm, "diffusers": diffusers}
 
 
 class Steps:
     """The two steps of a network, in one layout, eager or compiled."""
 
-    def __init__(self, shape, layout, compiled, device):
-        self.network = UNet(*(shape[k] for k in ("channels", "mults", "blocks", "attention_factors", "head"))).to(
-            device
-        )
-        self.network.to(memory_format=LAYOUTS[layout])
-        self.apply = torch.compile(self.network) if compiled else self.network
-        size = shape["batch"], 3, shape["image"], shape["image"]
-        self.x = torch.randn(size, device=device).contiguous(memory_format=LAYOUTS[layout])
-        self.time = torch.full(size[:1], 500.0, device=device)
+    def __init__(self, network, mode, layout):
+        self.network = NETWORKS[network](**SETTINGS).to(DEVICE, memory_format=LAYOUTS[layout])
+        self.apply = torch.compile(self.network) if mode == "compile" else self.network
+        size = SETTINGS["batch"], 3, SETTINGS["image"], SETTINGS["image"]
+        self.x = torch.randn(size, device=DEVICE).contiguous(memory_format=LAYOUTS[layout])
+        self.time = torch.full(size[:1], 500.0, device=DEVICE)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), RATE, fused=True)
         self.average = [p.detach().clone() for p in self.network.parameters()]
+        # Of what a step works on: parameters; to train, two moments and the average too.
+        size = sum(p.nbytes for p in self.network.parameters())
+        self.bytes = {"train": 4 * size + self.x.nbytes, "sampler": size + self.x.nbytes}
+
+    def eps(self):
+        enabled = SETTINGS["dtype"] == "bfloat16"
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=enabled):
+            return self.apply(self.x, self.time).float()
 
     def train(self):
-        F.mse_loss(self.apply(self.x, self.time), self.x).backward()
+        F.mse_loss(self.eps(), self.x).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
@@ -132,38 +79,23 @@ class Steps:
     @torch.no_grad()
     def sampler(self):
         """DDIM's, of a network that predicts eps, between two levels."""
-        eps = self.apply(self.x, self.time)
+        eps = self.eps()
         return 0.6 * (self.x - 0.8 * eps) / 0.6 + 0.7 * eps
 
 
-def timed(fn, device):
-    clock = time.process_time if "processor" in sys.argv else time.perf_counter
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    fn()
-    wait()
-    start = clock()
-    fn()
-    wait()
-    return clock() - start
+steps_of = functools.cache(Steps)
 
 
-def main():
-    shape, steps = json.loads(sys.argv[1]), {}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    matrix = torch.randn(MATRIX, MATRIX, device=device)
-    for line in sys.stdin:
-        request = line.split()
-        if request == ["product"]:
-            print(timed(lambda: matrix @ matrix, device), flush=True)
-            continue
-        how = tuple(request[1:]) or ("eager", "contiguous")
-        if how not in steps:
-            steps[how] = Steps(shape, how[1], how[0] == "compile", device)
-        if request == ["parameters"]:
-            print(sum(p.numel() for p in steps[how].network.parameters()), flush=True)
-        else:
-            print(timed(getattr(steps[how], request[0]), device), flush=True)
+def answer(words):
+    """Of a request's words."""
+    network, what, *how = words
+    if what == "parameters":
+        return sum(p.numel() for p in NETWORKS[network](**SETTINGS).parameters())
+    steps = steps_of(network, *how)
+    seconds, memory = timed(getattr(steps, what))
+    # Other networks lie on the device too: only what this one adds to them counts.
+    return seconds, None if memory is None else memory + steps.bytes[what]
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer)
