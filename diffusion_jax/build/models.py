@@ -23,6 +23,7 @@ from diffusion_jax.models.annotated import AnnotatedUNet, make_annotated
 from diffusion_jax.models.classifier import Classifier, make_classifier
 from diffusion_jax.models.clip import ImageEncoder, TextEncoder, make_clip, make_text_encoder, unit_length
 from diffusion_jax.models.mlp import MLP, make_mlp
+from diffusion_jax.models.partition import keep_rows
 from diffusion_jax.models.text import TextTransformer
 from diffusion_jax.models.unet import UNet, make_network
 from diffusion_jax.predictions import PARAMETERIZATIONS, Parameterization
@@ -128,7 +129,7 @@ def model(config: ConfigDict, tokenizer: CaptionTokenizer | ClipTokenizer | None
     try:
         process, transition = _process(config), _transition(config)
         null_cond, blank_cond = _conditions(config, tokenizer, shape)
-        network = _network(config, tokenizer, shape, platform or jax.default_backend())
+        network = keep_rows(_network(config, tokenizer, shape, platform or jax.default_backend()))
         output = parameterization(config, "parameterization")
     except ValueError as error:
         raise UserError(str(error)) from error

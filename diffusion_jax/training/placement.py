@@ -119,10 +119,20 @@ def _sharded(mesh: Mesh) -> Placement:
     by_rows, everywhere = NamedSharding(mesh, PartitionSpec(AXES[:2])), NamedSharding(mesh, PartitionSpec())
     shardings = functools.partial(sharding.shardings, mesh)
 
+    def traced(fn: Step) -> Callable[[Any, Any], Any]:
+        """`fn` of the global batch, which knows the mesh while it is traced (models/partition.py asks for it)."""
+
+        @functools.wraps(fn)  # the program bears its name in profiles
+        def run(tree: Any, batch: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return fn(tree, batch, None)
+
+        return run
+
     def program(step: Step, state: Any) -> Any:
         places = shardings(state)
-        step = functools.partial(step, axis_name=None)
-        return jax.jit(step, in_shardings=(places, by_rows), out_shardings=(places, everywhere), donate_argnums=0)
+        places_out = (places, everywhere)
+        return jax.jit(traced(step), in_shardings=(places, by_rows), out_shardings=places_out, donate_argnums=0)
 
     def train(step: Step) -> Callable:
         compiled = None
@@ -135,7 +145,7 @@ def _sharded(mesh: Mesh) -> Placement:
         return run
 
     def mapped(fn: Step) -> Callable:
-        compiled = jax.jit(functools.partial(fn, axis_name=None), out_shardings=by_rows)
+        compiled = jax.jit(traced(fn), out_shardings=by_rows)
         return lambda shared, batch: _whole(compiled(shared, _put_all(_check(batch, by_rows), by_rows)))
 
     return Placement(
