@@ -3,16 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/scenes
-# glibc gives large freed buffers back to the system and faults them in again at every step; keeping them is about a sixth
-# faster on CPU (docs/log.md).
-KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_ARENA_MAX=1
 
 .PHONY: demo test lint clean
 
 demo: .venv/run
-	$(KEEP_MEMORY) $(BIN)/python train.py --config=configs/scenes.py --workdir=$(RUN)
-	$(KEEP_MEMORY) $(BIN)/python sample.py --checkpoint=$(RUN) --num_samples=8 --out=$(RUN)/demo --overwrite
-	$(KEEP_MEMORY) $(BIN)/python -m diffusion_jax.evaluate --checkpoint=$(RUN)
+	$(BIN)/python train.py --config=configs/scenes.py --workdir=$(RUN)
+	$(BIN)/python sample.py --checkpoint=$(RUN) --num_samples=8 --out=$(RUN)/demo --overwrite
+	$(BIN)/python -m diffusion_jax.evaluate --checkpoint=$(RUN)
 	@echo "The picture: $(RUN)/demo/grid.png"
 
 test: .venv/dev

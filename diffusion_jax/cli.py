@@ -11,7 +11,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from diffusion_jax import processes
+from diffusion_jax import cpu, processes
 from diffusion_jax.errors import UserError
 
 
@@ -61,9 +61,14 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's number, f
 
 
 def start() -> None:
-    """What every command does before JAX computes: the compilation cache, and joining the run's other processes."""
+    """What every command does before JAX computes: the compilation cache, joining the run's other processes, a CPU's ways."""
     use_compilation_cache()
+    cpu.choose_convolutions()
     processes.join(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    import jax
+
+    if jax.default_backend() == "cpu":
+        cpu.keep_memory()
 
 
 def refuse_arguments(argv: list[str]) -> None:
