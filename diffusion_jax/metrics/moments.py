@@ -9,7 +9,8 @@ moments.mean, covariance(moments)
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 
 class Moments(NamedTuple):
@@ -25,12 +26,12 @@ class Moments(NamedTuple):
     scatter: Float[np.ndarray, "D D"]
 
 
-def from_features(features: Float[Array, "B D"], mask: Bool[Array, "B"] | None = None) -> Moments:
+def from_features(features: ArrayLike, mask: ArrayLike | None = None) -> Moments:
     """The moments of one batch.
 
     Args:
-      features: of any float type; the sums are float64's.
-      mask: False for the rows that only fill the batch up; none of their numbers is read.
+      features: [B, D], of any float type; the sums are float64's.
+      mask: [B], False for the rows that only fill the batch up; none of their numbers is read.
 
     Raises:
       ValueError: the features are no matrix, the mask has another length, or a feature is not finite.
