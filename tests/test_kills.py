@@ -1,15 +1,13 @@
 """Twenty kills at random moments of one run, each started again: nothing is lost but the steps since the last save."""
 
+import concurrent.futures
 import csv
 import json
-import os
-import pathlib
+import multiprocessing
 import re
-import subprocess
-import sys
-import threading
 import time
 
+import forked
 import jax
 import numpy as np
 import pytest
@@ -18,48 +16,50 @@ from diffusion_jax import sampling
 from diffusion_jax.training import checkpoint
 
 pytestmark = pytest.mark.slow
-ROOT = pathlib.Path(__file__).parents[1]
-NUM_STEPS, SAVE_EVERY, SAMPLE_EVERY = 240, 6, 8
+NUM_STEPS, SAVE_EVERY, SAMPLE_EVERY = 144, 6, 8
 PHASES = ("compile", "step", "save", "sample")
-KILLS = 20
+KILLS, TOGETHER = 20, 2  # in as many runs beside each other
 TIMEOUT = 300  # seconds, of one start
 
 
 class Run:
     """train.py in a process of its own, watched from outside by what it prints and writes."""
 
-    def __init__(self, workdir, cache):
+    def __init__(self, workdir):
         self.workdir, self.started = workdir, time.time()
-        env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
-        env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-        words = ["train.py", "--config=configs/heartbeat.py:debug", f"--workdir={workdir}"]
-        words += ["--config.parallel.placement=single", "--config.train.log_every_steps=1"]
-        words += [f"--config.train.num_steps={NUM_STEPS}", f"--config.train.checkpoint_every_steps={SAVE_EVERY}"]
+        self._said = workdir.with_name(f"{workdir.name}_{time.monotonic_ns()}")
+        words = ["--config=configs/heartbeat.py:debug", f"--workdir={workdir}", "--config.parallel.placement=single"]
+        words += ["--config.train.log_every_steps=1", f"--config.train.num_steps={NUM_STEPS}"]
+        words += [f"--config.train.checkpoint_every_steps={SAVE_EVERY}"]
         words += [f"--config.train.sample_every_steps={SAMPLE_EVERY}"]
-        self.process = subprocess.Popen(
-            [sys.executable, *words], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        self.process = multiprocessing.get_context("forkserver").Process(
+            target=forked.train, args=(words, str(self._said))
         )
-        self.out, self.err = [], []
-        self._readers = [
-            threading.Thread(target=lambda stream=stream, lines=lines: lines.extend(iter(stream.readline, "")))
-            for stream, lines in ((self.process.stdout, self.out), (self.process.stderr, self.err))
-        ]
-        for reader in self._readers:
-            reader.start()
+        self.process.start()
 
     def end(self):
         """Waits; the exit status."""
-        status = self.process.wait(TIMEOUT)
-        for reader in self._readers:
-            reader.join()
-        return status
+        self.process.join(TIMEOUT)
+        return self.process.exitcode
+
+    @property
+    def out(self):
+        return self._text("out")
+
+    @property
+    def err(self):
+        return self._text("err")
+
+    def _text(self, name):
+        path = self._said.with_name(f"{self._said.name}.{name}")
+        return path.read_text() if path.exists() else ""
 
     def printed(self, text):
-        return any(text in line for line in self.out)
+        return text in self.out
 
     def began_at(self):
         """The step from which this run went on, as it says."""
-        said = re.search(r"the run (?:continues from step (\d+)|starts)", "".join(self.out))
+        said = re.search(r"the run (?:continues from step (\d+)|starts)", self.out)
         return None if said is None else int(said[1] or 0)
 
     def step(self):
@@ -93,7 +93,7 @@ def kill_in(phase, run, rng):
     delay = rng.uniform(0, {"compile": 0.4, "step": 0.005, "save": 0.04, "sample": 0.1}[phase])
     deadline = time.monotonic() + TIMEOUT
     while not (run.phase() == phase and (phase == "compile" or run.step() >= run.began_at() + later)):
-        assert run.process.poll() is None and time.monotonic() < deadline, f"{phase} was missed:\n" + "".join(run.out)
+        assert run.process.is_alive() and time.monotonic() < deadline, f"{phase} was missed:\n{run.out}{run.err}"
         time.sleep(0.002)
     time.sleep(delay)
     run.process.kill()
@@ -101,56 +101,73 @@ def kill_in(phase, run, rng):
     return run.phase()
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """(work directory, what happened at each kill, the last run, the same run straight)."""
-    folder, rng, kills = tmp_path_factory.mktemp("kills"), np.random.default_rng(0), []
-    cache, workdir = folder / "cache", folder / "killed"
-    for phase in rng.permutation(np.repeat(PHASES, KILLS // len(PHASES))):
-        run = Run(workdir, cache)
+def kill_often(workdir, phases, rng):
+    """Starts a run again and again, each time until a kill in the next of the phases; what happened at each."""
+    kills = []
+    for phase in phases:
+        run = Run(workdir)
         was_in = kill_in(phase, run, rng)
         whole = max((int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()), default=0)
         kills.append({"phase": was_in, "began": run.began_at(), "step": run.step(), "whole": whole, "err": run.err})
-    last, straight = Run(workdir, cache), Run(folder / "straight", cache)
-    assert last.end() == straight.end() == 0, "".join(last.err + straight.err)
-    return workdir, kills, last, folder / "straight"
+    return kills
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """([(work directory, what happened at each kill, its last run)], the work directory of the same run straight)."""
+    folder, rng = tmp_path_factory.mktemp("kills"), np.random.default_rng(0)
+    parts = rng.permutation(np.repeat(PHASES, KILLS // len(PHASES))).reshape(TOGETHER, -1)
+    workdirs = [folder / f"killed_{i}" for i in range(TOGETHER)]
+    with pytest.MonkeyPatch.context() as patch, concurrent.futures.ThreadPoolExecutor(TOGETHER) as pool:
+        patch.chdir(forked.ROOT)
+        patch.setenv("PYTHONPATH", str(forked.ROOT))
+        patch.setenv(
+            "PYTHONWARNINGS", "ignore:resource_tracker"
+        )  # of semaphores that a killed process left, as it must
+        patch.setenv("JAX_PLATFORMS", "cpu")
+        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
+        multiprocessing.set_forkserver_preload(["diffusion_jax.training.run", "forked"])
+        kills = list(pool.map(kill_often, workdirs, parts, rng.spawn(TOGETHER)))
+        last, straight = [Run(workdir) for workdir in workdirs], Run(folder / "straight")
+        for run in (*last, straight):
+            assert run.end() == 0, run.out + run.err
+    return list(zip(workdirs, kills, last, strict=True)), folder / "straight"
 
 
 def test_twenty_kills_fell_into_every_phase(killed):
-    phases = [kill["phase"] for kill in killed[1]]
+    phases = [kill["phase"] for _, kills, _ in killed[0] for kill in kills]
     assert len(phases) == KILLS
     assert all(phases.count(phase) >= 2 for phase in PHASES), phases
     print("kills by phase:", {phase: phases.count(phase) for phase in PHASES})
 
 
 def test_each_start_goes_on_from_the_last_whole_save_and_no_kill_loses_more_than_the_steps_since(killed):
-    _, kills, last, _ = killed
-    for kill, began in zip(kills, [kill["began"] for kill in kills[1:]] + [last.began_at()], strict=True):
-        assert began == kill["whole"]
-        in_the_works = SAVE_EVERY  # begun and not whole yet: the next save waits for it
-        assert kill["step"] - began <= SAVE_EVERY + in_the_works
-        assert not any("Traceback" in line or "damaged" in line for line in kill["err"])
+    for _, kills, last in killed[0]:
+        for kill, began in zip(kills, [kill["began"] for kill in kills[1:]] + [last.began_at()], strict=True):
+            assert began == kill["whole"]
+            in_the_works = SAVE_EVERY  # begun and not whole yet: the next save waits for it
+            assert kill["step"] - began <= SAVE_EVERY + in_the_works
+            assert "Traceback" not in kill["err"] and "damaged" not in kill["err"]
 
 
-def test_the_killed_run_ends_as_the_straight_one_bit_for_bit(killed):
-    workdir, _, _, straight = killed
+@pytest.mark.parametrize("which", range(TOGETHER))
+def test_a_killed_run_ends_as_the_straight_one_bit_for_bit(killed, which):
+    workdirs = killed[0][which][0], killed[1]
     ours, theirs = (
-        json.loads((w / "checkpoints" / str(NUM_STEPS) / "checksums" / "metadata").read_text())
-        for w in (workdir, straight)
+        json.loads((w / "checkpoints" / str(NUM_STEPS) / "checksums" / "metadata").read_text()) for w in workdirs
     )
     assert ours == theirs
     assert len(ours["state"]) > len(ours["ema"]) > 0
-    params = [sampling.load(str(w), {}).params for w in (workdir, straight)]
+    params = [sampling.load(str(w), {}).params for w in workdirs]
     jax.tree.map(np.testing.assert_array_equal, *params)
-    losses = [
-        [(row["step"], row["loss"]) for row in csv.DictReader((w / "metrics.csv").open())] for w in (workdir, straight)
-    ]
+    losses = [[(row["step"], row["loss"]) for row in csv.DictReader((w / "metrics.csv").open())] for w in workdirs]
     assert losses[0] == losses[1]
     assert [int(step) for step, _ in losses[0]] == list(range(1, NUM_STEPS + 1))
 
 
 def test_nothing_is_left_of_the_writes_that_were_interrupted(killed):
-    workdir, _, _, _ = killed
     steps = [NUM_STEPS - 2 * SAVE_EVERY, NUM_STEPS - SAVE_EVERY, NUM_STEPS]
-    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == [str(step) for step in steps]
-    assert checkpoint.find(str(workdir))[1] == NUM_STEPS
+    for workdir, _, _ in killed[0]:
+        assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir()) == steps
+        assert checkpoint.find(str(workdir))[1] == NUM_STEPS
