@@ -4,10 +4,12 @@
     python train.py --config=configs/scenes.py:debug --workdir=/tmp/try --config.train.num_steps=20
 
 Any field of the config can be overridden as --config.GROUP.FIELD=VALUE. The same command run again continues where the
-run stopped; Ctrl-C and SIGTERM save first.
+run stopped; Ctrl-C and SIGTERM save first. The exit status is 0 at the run's end alone, and 130 and 143 after these two, so that
+a cluster knows what to start again.
 """
 
 import pathlib
+import sys
 import time
 
 from absl import flags
@@ -27,7 +29,9 @@ def main(argv: list[str]) -> None:
     cli.start()
     from diffusion_jax.training import run  # after the flags are right: JAX takes seconds to import
 
-    run.train(CONFIG.value, pathlib.Path(str(WORKDIR.value)), STARTED)
+    stopped = run.train(CONFIG.value, pathlib.Path(str(WORKDIR.value)), STARTED)
+    if stopped:
+        sys.exit(130 if stopped == "SIGINT" else 143)  # 128 + the signal's number, as where nothing handles it
 
 
 if __name__ == "__main__":

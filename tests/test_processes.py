@@ -1,107 +1,179 @@
 """Several processes of two simulated devices each, joined by gloo: they train, sample and resume as one process does."""
 
 import csv
+import json
 import os
 import pathlib
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import several
+from safetensors.numpy import load_file
 
 from diffusion_jax import processes
 from diffusion_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-SMALL = (
-    "--config=configs/swiss_roll.py:debug",  # a network that compiles in seconds
-    "--config.model.width=128",  # large enough to be sharded
-    "--config.train.num_steps=10",
-    "--config.train.log_every_steps=1",
-    "--config.train.sample_every_steps=10",
-    "--config.train.checkpoint_every_steps=5",
-)
-PLACEMENTS = {
-    "pmap": ("--config.parallel.placement=pmap",),
-    "sharded": ("--config.parallel.placement=sharded", "--config.parallel.mesh=2,2,1"),
-}
+TIMEOUT = 300  # seconds, of one start
+PMAP = {"parallel.placement": "pmap"}
+SHARDED = {"parallel.placement": "sharded", "parallel.mesh": (2, 2, 1)}
+SINGLE = {"parallel.placement": "single"}
+PLACEMENTS = {"pmap": PMAP, "sharded": SHARDED}
+SPOILT, ONE_ROLLBACK = (6, 7), {"train.max_skipped_steps": 2, "train.rollbacks": 1}
 
 
-def command(*arguments, count=1, devices=4, timeout=300):
-    """Runs a command as `count` processes of `devices` devices each; returns what the first one and all others said."""
-    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f]
-    env = dict(os.environ, XLA_FLAGS=" ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]))
+def start(*words):
+    """A command as two processes of two devices each."""
+    kept = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
+    env = os.environ | {"XLA_FLAGS": " ".join([*kept, "--xla_force_host_platform_device_count=2"])}
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    joined = [f"--coordinator=localhost:{port}", f"--num_processes={count}"] if count > 1 else []
-    running = [
+        joined = [f"--coordinator=localhost:{free.getsockname()[1]}", "--num_processes=2"]
+    return [
         subprocess.Popen(
-            [sys.executable, *arguments, *joined, *([f"--process_id={i}"] if count > 1 else [])],
+            [sys.executable, *words, *joined, f"--process_id={i}"],
             cwd=ROOT,
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for i in range(count)
+        for i in range(2)
     ]
+
+
+def end(running, status):
+    """Waits; what each said."""
     try:
-        said = [process.communicate(timeout=timeout) for process in running]
+        said = [process.communicate(timeout=TIMEOUT) for process in running]
     finally:
         for process in running:
             process.kill()
-    assert [process.returncode for process in running] == [0] * count, said
+    assert [process.returncode for process in running] == [status] * 2, said
     return [out for out, _ in said]
 
 
-def losses(workdir):
+def rows(workdir):
     with (workdir / "metrics.csv").open(newline="") as file:
-        return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file)}
+        return list(csv.DictReader(file))
 
 
-def samples(checkpoint, out, **how):
-    command("sample.py", f"--checkpoint={checkpoint}", f"--out={out}", "--num_samples=16", **how)
-    return np.load(out / "samples.npz")["arr_0"]
+def losses(workdir):
+    return [float(row["loss"]) for row in rows(workdir)]
+
+
+def saved_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def preempted(workdir):
+    """A run of which the second process gets SIGTERM after a few steps; the step that was saved."""
+    fields = PMAP | {"train.num_steps": 1_000_000, "train.checkpoint_every_steps": 1_000_000}
+    running, deadline = start("train.py", *several.as_flags(fields), f"--workdir={workdir}"), time.monotonic() + TIMEOUT
+    while not (workdir / "metrics.csv").exists() or len(rows(workdir)) < 3:
+        assert time.monotonic() < deadline and {process.poll() for process in running} == {None}
+        time.sleep(0.01)
+    running[1].send_signal(signal.SIGTERM)
+    first, second = end(running, status=143)
+    (step,) = saved_steps(workdir)
+    assert f"preemption: saved step {step} in" in first and "preemption" not in second
+    return step
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The run of one process with one device."""
-    workdir = tmp_path_factory.mktemp("alone")
-    command("train.py", *SMALL, f"--workdir={workdir}", devices=1)
-    return workdir
+def folder(tmp_path_factory):
+    """What the runs of this module wrote; each run's folder by its name, and what the first of two processes said of it.
+
+    alone, alone_spoilt: one process of one device. pmap, sharded, spoilt: two processes. stopped: preempted, and gone on with
+    to where pmap goes at once. elastic: one process until step 3, two until 6, one until 10.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    beyond = {"train.num_steps": max(preempted(folder / "stopped") + 3, 10), "train.checkpoints_to_keep": 1_000_000}
+    elastic = str(folder / "elastic")
+    several.train(folder / "alone", SINGLE)
+    several.sample(folder / "alone", folder / "alone_samples")
+    several.train(folder / "alone_spoilt", SINGLE | ONE_ROLLBACK, SPOILT)
+    several.train(elastic, SINGLE | {"train.num_steps": 3})
+    jobs = [
+        ("train", {"workdir": f"{folder}/pmap", "fields": PMAP | beyond | {"train.checkpoint_every_steps": 10}}),
+        ("train", {"workdir": f"{folder}/stopped", "fields": PMAP | beyond}),
+        ("train", {"workdir": f"{folder}/sharded", "fields": SHARDED}),
+        ("train", {"workdir": f"{folder}/spoilt", "fields": SHARDED | ONE_ROLLBACK, "spoilt": SPOILT}),
+        ("train", {"workdir": elastic, "fields": SHARDED | {"train.num_steps": 6}}),
+        *(("sample", {"workdir": f"{folder}/{p}/checkpoints/10", "out": f"{folder}/{p}_samples"}) for p in PLACEMENTS),
+    ]
+    first, second = end(start(several.__file__, f"--jobs={json.dumps(jobs)}"), status=0)
+    assert not second.replace("[Gloo]", "").strip().startswith("==")
+    for part in first.split("== ")[1:]:
+        workdir, _, text = part.partition("\n")
+        (folder / f"{pathlib.Path(workdir).name}.txt").write_text(text)
+    several.train(elastic, SINGLE)
+    return folder
+
+
+def said(workdir):
+    """By the first of two processes in their last run there."""
+    return workdir.with_suffix(".txt").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_two_processes_train_and_sample_as_one(placement, alone, tmp_path):
-    workdir = tmp_path / "run"
-    first, second = command("train.py", *SMALL, *PLACEMENTS[placement], f"--workdir={workdir}", count=2, devices=2)
-    assert "trained to step 10" in first and not second.replace("[Gloo]", "").strip().startswith("trained")
-    want = losses(alone)
-    assert len(set(want.values())) == 10, "the losses change, so that equality says something"
-    np.testing.assert_allclose(list(losses(workdir).values()), list(want.values()), rtol=1e-4)
-    ours, one = (
-        samples(path, tmp_path / name, **how)
-        for path, name, how in ((workdir, "ours", {"count": 2, "devices": 2}), (alone, "one", {"devices": 1}))
-    )
+def test_two_processes_train_and_sample_as_one(placement, folder):
+    want = losses(folder / "alone")
+    assert len(set(want)) == 10, "the losses change, so that equality says something"
+    np.testing.assert_allclose(losses(folder / placement)[:10], want, rtol=1e-4)
+    one, ours = (np.load(folder / f"{name}_samples" / "samples.npz")["arr_0"] for name in ("alone", placement))
     assert len(np.unique(one)) == one.size, "the samples differ from one another"
     np.testing.assert_allclose(ours, one, rtol=1e-3, atol=1e-4)
-    assert (workdir / "samples" / "step_0000010.png").exists()
+    assert f"trained to step {(last := saved_steps(folder / placement)[-1])}" in said(folder / placement)
+    assert (folder / placement / "samples" / f"step_{last:07d}.png").exists()
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_with_one_and_back(alone, tmp_path):
-    half, rest = (f"--config.train.num_steps={n}" for n in (5, 8))
-    sharded = PLACEMENTS["sharded"]
-    command("train.py", *SMALL, half, *sharded, f"--workdir={tmp_path}", count=2, devices=2)
-    (said,) = command("train.py", *SMALL, rest, f"--workdir={tmp_path}", devices=1)
-    assert "continues from step 5" in said
-    first, _ = command("train.py", *SMALL, f"--workdir={tmp_path}", count=2, devices=2)
-    assert "continues from step 8" in first
-    np.testing.assert_allclose(list(losses(tmp_path).values()), list(losses(alone).values()), rtol=1e-4)
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_two_processes_write_the_snapshots_of_averages_that_one_writes(placement, folder):
+    for step in (5, 10):
+        ours, one = (load_file(folder / w / "ema_snapshots" / f"{step:07d}.safetensors") for w in (placement, "alone"))
+        assert ours.keys() == one.keys() and {name.partition("/")[0] for name in one} == {"0.05"}
+        for name, want in one.items():
+            np.testing.assert_allclose(ours[name], want, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_with_two_and_back(folder):
+    assert "continues from step 3" in said(folder / "elastic")
+    assert "trained to step 6" in said(folder / "elastic")
+    np.testing.assert_allclose(losses(folder / "elastic"), losses(folder / "alone"), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_batches_that_spoil_one_process_take_both_back_to_their_checkpoint(folder):
+    assert "steps 7 to 8 were not finite: goes back to step 5 (number 1 of at most 1)" in said(folder / "spoilt")
+    ours, one, unspoilt = (rows(folder / name) for name in ("spoilt", "alone_spoilt", "alone"))
+    assert [row["step"] for row in ours] == [str(step) for step in range(1, 11)]
+    np.testing.assert_allclose(losses(folder / "spoilt"), losses(folder / "alone_spoilt"), rtol=1e-4)
+    assert [row["loss"] for row in one[:5]] == [row["loss"] for row in unspoilt[:5]]
+    assert one[5]["loss"] != unspoilt[5]["loss"], "other batches than those of before"
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_saves_a_step_on_both_and_the_run_ends_as_the_straight_one(folder):
+    stopped, straight = folder / "stopped", folder / "pmap"
+    at, *_, last = (int(step) for step in re.findall(r"(?:from|to) step (\d+)", said(stopped)))
+    assert 3 <= at < last == saved_steps(straight)[-1]
+    ours, theirs = (
+        json.loads((w / "checkpoints" / str(last) / "checksums" / "metadata").read_text()) for w in (stopped, straight)
+    )
+    assert ours["state"] == theirs["state"] and ours["ema"] == theirs["ema"]
+    assert len(ours["state"]) > len(ours["ema"]) > 0
+    assert [row["loss"] for row in rows(stopped)] == [row["loss"] for row in rows(straight)]
+    assert len(rows(straight)) == last
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ def test_a_signal_saves_and_the_same_command_continues(trained, data_dir, tmp_pa
         time.sleep(0.2)
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    assert process.returncode == 128 + number, err
     assert f"{signal.Signals(number).name}: saved step" in out
     step = checkpoint.find(str(tmp_path))[1]
     config = tiny_config(data_dir, num_steps=step + 2, sample_every_steps=100000)

@@ -34,13 +34,16 @@ TOKENIZER_CAPTIONS = 20_000
 MAX_CLASSES = 16  # rows of the pictures that training shows
 
 
-def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
+def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | None:
     """Trains the config in workdir, from its last checkpoint if there is one.
 
     Args:
       config: a whole config.
       workdir: made if it is not there.
       started: `time.monotonic()` when the program began.
+
+    Returns:
+      None where the run came to its end, and otherwise what ended it: "SIGINT", "SIGTERM" or "preemption".
 
     Raises:
       UserError: for what the user can mend.
@@ -124,6 +127,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> None:
         print(f"trained to step {int(state.step)}; checkpoint in {checkpoints.folder}{shown}.")
         guide = f"BASE --classifier={workdir}" if config.model.kind == "classifier" else workdir
         print(f"next: python sample.py --checkpoint={guide}")
+    return signal_name
 
 
 def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, CaptionTokenizer | None]:

@@ -1,0 +1,77 @@
+"""Runs that one process, or several together, make one after the other in a single start, which costs more than they do.
+
+python tests/several.py --jobs=JSON --coordinator=HOST:PORT --num_processes=2 --process_id=0
+"""
+
+import json
+import pathlib
+import sys
+import time
+from unittest import mock
+
+import numpy as np
+from absl import flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from configs.swiss_roll import get_config
+from diffusion_jax import cli
+
+RECIPE = "configs/swiss_roll.py:debug"
+SMALL = {  # a network that compiles in seconds and is large enough to be sharded
+    "model.width": 128,
+    "diffusion.objective": "denoising",
+    "diffusion.variance": "small",
+    "diffusion.time": "uniform",
+    "train.num_steps": 10,
+    "train.log_every_steps": 1,
+    "train.sample_every_steps": 1_000_000,
+    "train.checkpoint_every_steps": 5,
+    "ema.posthoc_stds": (0.05,),
+    "ema.snapshot_every_steps": 5,
+}
+
+
+def as_flags(fields):
+    """SMALL with other fields, as train.py takes it."""
+    fields = SMALL | fields
+    texts = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in fields.items()}
+    return [f"--config={RECIPE}", *(f"--config.{name}={text}" for name, text in texts.items())]
+
+
+def train(workdir, fields, spoilt=()):
+    """SMALL with other fields in workdir; the last example of the batches numbered in `spoilt` is not finite."""
+    from diffusion_jax.training import run
+
+    config, whole = get_config("debug"), run.train_batches
+    config.update_from_flattened_dict(SMALL | fields)
+
+    def batches(source, encode, size, seed, first, rows):
+        for number, batch in enumerate(whole(source, encode, size, seed, first, rows), first):
+            if number in spoilt:  # one process alone sees it
+                batch["image"] = np.where((rows == size - 1)[:, None], np.float32(np.nan), batch["image"])
+            yield batch
+
+    with mock.patch.object(run, "train_batches", batches):
+        run.train(config, pathlib.Path(workdir), time.monotonic())
+
+
+def sample(workdir, out):
+    """Sixteen samples by a checkpoint, into a folder that is not there yet."""
+    from diffusion_jax import sampling
+
+    fields = {"prompts": (), "labels": (), "num_samples": 16, "overrides": {}, "seed": 0, "batch_size": 16}
+    sampling.run(sampling.Request(checkpoint=str(workdir), out=str(out), **fields))
+
+
+def main(argv):
+    """Does the jobs, a list of ["train" or "sample", arguments], each after a line that says its folder."""
+    cli.start()
+    for name, arguments in json.loads(JOBS.value):
+        print(f"== {arguments.get('out', arguments['workdir'])}", flush=True)
+        {"train": train, "sample": sample}[name](**arguments)
+
+
+if __name__ == "__main__":
+    JOBS = flags.DEFINE_string("jobs", None, "JSON; see main.")
+    cli.run(main)
