@@ -122,18 +122,19 @@ def main(argv: list[str]) -> None:
         cli.use_compilation_cache()
         print(json.dumps(measure(ONE.value)))
         return
-    rows: list[dict[str, Any]] = []
     for recipe in CONFIGS.value:
         load(recipe)  # what is wrong with a name, before anything slow
+    print(f"{EXAMPLES.value} examples of each device; MB are 1e6 bytes\n")
+    print("| recipe | placement | devices | calls | MB | received | least | of the least | cpu |")
+    print("|---|---|---:|---|" + "---:|" * 5, flush=True)
+    rows: list[dict[str, Any]] = []
+    for recipe in CONFIGS.value:
+        first: dict[str, dict[str, Any]] = {}
         for num_devices in sorted(map(int, DEVICES.value)):
             words = [f"--one={recipe}", f"--examples={EXAMPLES.value}", f"--steps={STEPS.value}"]
-            rows += run_apart(__file__, words, num_devices)
-    print(f"\n{EXAMPLES.value} examples of each device; MB are 1e6 bytes\n")
-    print("| recipe | placement | devices | calls | MB | received | least | of the least | cpu |")
-    print("|---|---|---:|---|" + "---:|" * 5)
-    for row in sorted(rows, key=lambda row: (row["recipe"], list(PLACEMENTS).index(row["placement"]))):
-        base = next(b for b in rows if (b["recipe"], b["placement"]) == (row["recipe"], row["placement"]))
-        print(f"| {' | '.join(cells(row, base))} |")
+            for row in run_apart(__file__, words, num_devices):
+                rows.append(row)
+                print(f"| {' | '.join(cells(row, first.setdefault(row['placement'], row)))} |", flush=True)
     if JSON.value:
         record = {"examples_per_device": EXAMPLES.value, "cores": os.cpu_count(), "rows": rows}
         pathlib.Path(JSON.value).write_text(json.dumps(record, indent=1) + "\n")

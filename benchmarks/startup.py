@@ -20,6 +20,7 @@ after the other, round after round; the one with the median total counts.
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ REPEATS = flags.DEFINE_integer("repeats", 3, "Starts of each kind.", lower_bound
 JSON = flags.DEFINE_string("json", None, "A file for the figures.")
 flags.adopt_module_key_flags(torch_peer)
 COLUMNS = ("total", "import", "build", "trace", "compile", "first step")
+STATUSES = (0, 128 + signal.SIGTERM)  # of a run that was stopped after its first step, and saved
 Start = Callable[[], dict[str, float]]
 
 
@@ -50,7 +52,7 @@ def last_line(command: list[str], **env: str) -> dict[str, float]:
     command = [word.replace("{started}", repr(time.time())) for word in command]
     done = subprocess.run(command, env=os.environ | env, stdout=subprocess.PIPE, text=True)
     found = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not found:
+    if done.returncode not in STATUSES or not found:
         raise UserError(f"{' '.join(command[:2])} failed; what it said is above.")
     return json.loads(found[-1])
 
