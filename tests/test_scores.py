@@ -1,0 +1,167 @@
+"""evaluate's figures: of files, of a checkpoint's samples, and what it refuses. The network is a small stand-in."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.scenes import get_config
+from diffusion_jax import build, sampling, scores
+from diffusion_jax.data.captions import CaptionTokenizer
+from diffusion_jax.errors import UserError
+from diffusion_jax.metrics import comparison, features, moments, sets
+from diffusion_jax.metrics.frechet import frechet_distance
+
+ROOT = pathlib.Path(__file__).parents[1]
+RNG = np.random.default_rng(0)
+REAL, MADE = RNG.integers(0, 256, (40, 8, 8, 3), np.uint8), RNG.integers(0, 200, (30, 8, 8, 3), np.uint8)
+WEIGHTS = RNG.normal(size=(3, 5)).astype(np.float32)
+
+
+def apply(params, images):
+    pool = jax.nn.relu(images.astype(jnp.float32).mean((1, 2)) / 255 @ params)
+    return {"pool": pool, "spatial": pool[:, :2]}
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch):
+    extractor = features.Extractor("small", "abc", WEIGHTS, apply, {"resize": "none"})
+    monkeypatch.setattr(features, "inception_extractor", lambda path, resize: extractor)
+
+
+def request(**changes):
+    told = {
+        "samples": None,
+        "reference": None,
+        "inception": "weights",
+        "resize": "tensorflow",
+        "num_samples": None,
+        "split": "validation",
+        "seed": 0,
+        "batch_size": 16,
+        "save_statistics": None,
+        "protocol": comparison.Protocol(),
+    }
+    return scores.Request(**(told | changes))
+
+
+def fid(made, real):
+    a, b = (moments.from_features(apply(WEIGHTS, images)["pool"]) for images in (made, real))
+    return frechet_distance(a.mean, moments.covariance(a), b.mean, moments.covariance(b))
+
+
+def test_the_figures_of_files_are_those_of_their_pictures_and_tell_how_they_came(tmp_path, capsys):
+    np.savez(tmp_path / "made.npz", MADE)
+    np.savez(tmp_path / "real.npz", REAL)
+    made, real, stats = (str(tmp_path / f"{name}.npz") for name in ("made", "real", "stats"))
+    record = scores.compare(request(samples=made, reference=real), None, [])
+    found = record["figures"][made]
+    assert found.keys() == {"fid", "sfid", "kid", "precision", "recall", "density", "coverage"}
+    np.testing.assert_allclose(found["fid"], fid(MADE, REAL), rtol=1e-4)
+    assert record["network"] == {"name": "small", "sha256": "abc", "resize": "none"}
+    assert json.loads(json.dumps(record))["made"]["num_samples"] == 30
+    assert f"| {made} | 30 | {real} | {found['fid']:.4f} |" in capsys.readouterr().out
+    first = scores.compare(request(samples=made, reference=real, num_samples=20), None, [])
+    np.testing.assert_allclose(first["figures"][made]["fid"], fid(MADE[:20], REAL), rtol=1e-4)
+    scores.compare(request(samples=real, save_statistics=stats), None, [])
+    alone = scores.compare(request(samples=made, reference=stats), None, [])["figures"][made]
+    assert alone.keys() == {"fid", "sfid"}
+    np.testing.assert_allclose(alone["fid"], found["fid"], rtol=1e-6)
+
+
+def test_adms_reference_gives_frechet_distances_of_its_statistics_and_neighbours_of_its_pictures(tmp_path):
+    np.savez(tmp_path / "made.npz", MADE)
+    whole = moments.from_features(apply(WEIGHTS, REAL)["pool"])
+    stored = {"mu": whole.mean, "sigma": moments.covariance(whole)}
+    np.savez(tmp_path / "adm.npz", REAL[:25], **stored)
+    made, adm = str(tmp_path / "made.npz"), str(tmp_path / "adm.npz")
+    found = scores.compare(request(samples=made, reference=adm), None, [])
+    np.testing.assert_allclose(found["figures"][made]["fid"], fid(MADE, REAL), rtol=1e-4)
+    assert "recall" in found["figures"][made]
+    assert found["reference"] == {"name": adm, "stored_statistics": ["pool"], "pictures": 25}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    config = get_config("debug")
+    config.parallel.placement, config.sample.num_steps = "single", 2
+    captions = ["a small red circle on a black background", "a large blue square on a white background"]
+    model = build.model(config, CaptionTokenizer.train(captions, config.text.vocab_size))
+    rng = np.random.default_rng(0)
+    template = jax.eval_shape(model.network.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: jnp.asarray(0.05 * rng.normal(size=x.shape), x.dtype), template)
+    return sampling.Loaded(pathlib.Path("runs/scenes"), 3, model, params), captions
+
+
+def test_a_checkpoints_samples_are_the_same_in_any_batches_and_its_recipe_is_told(loaded, monkeypatch):
+    checkpoint, captions = loaded
+    side = checkpoint.model.image_shape[0]
+    examples = [
+        {"image": RNG.integers(0, 256, (side, side, 3), np.uint8), "caption": captions[i % 2].encode()}
+        for i in range(6)
+    ]
+    asked = []
+    monkeypatch.setattr(build, "source", lambda config, split: asked.append(split) or examples)
+    told = {"reference": "data:train", "num_samples": 10, "split": "test"}
+    one = scores.compare(request(**told), checkpoint, [1.0, 2.0])
+    other = scores.compare(request(**told, batch_size=8), checkpoint, [2.0])
+    assert one["figures"].keys() == {"guidance 1", "guidance 2"}
+    assert set(asked) == {"train", "test"}
+    np.testing.assert_allclose(
+        list(other["figures"]["guidance 2"].values()), list(one["figures"]["guidance 2"].values()), rtol=1e-3, atol=1e-6
+    )
+    assert one["figures"]["guidance 1"]["fid"] != one["figures"]["guidance 2"]["fid"]
+    sample = checkpoint.model.config.sample
+    steps = sample.num_steps
+    calls = {"heun": 2 * steps - 1, "midpoint": 2 * steps, "plms": steps + 1}.get(sample.sampler, steps)
+    assert one["made"]["network_evaluations"] == 2 * calls
+    assert one["made"]["sample"]["sampler"] == sample.sampler
+
+
+def test_what_is_missing_or_does_not_fit_is_told_in_a_line(tmp_path, loaded):
+    np.savez(tmp_path / "made.npz", MADE)
+    np.savez(tmp_path / "other.npz", mu=np.zeros(7), sigma=np.eye(7))
+    np.savez(tmp_path / "none.npz", x=np.zeros(7))
+    made = str(tmp_path / "made.npz")
+    for changes, words in (
+        ({"samples": made, "reference": made, "inception": None}, "--inception=FILE"),
+        ({"samples": made, "reference": str(tmp_path / "other.npz")}, "does not fit"),
+        ({"samples": made, "reference": str(tmp_path / "none.npz")}, "neither pictures"),
+        ({"samples": str(tmp_path / "other.npz"), "reference": made}, "no pictures"),
+        ({"samples": made, "reference": "data:train"}, "--checkpoint"),
+        ({"samples": made, "reference": made, "num_samples": 1}, "at least 2"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            scores.compare(request(**changes), None, [])
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="one of --guidance_scales"):
+        scores.compare(request(reference=made, save_statistics="s.npz", num_samples=2), loaded[0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give a --checkpoint"),
+        (["--samples=a", "--reference=b", "--split=test"], "--split does nothing"),
+        (["--checkpoint=a", "--resize=pytorch"], "--resize does nothing"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(arguments, words):
+    command = [sys.executable, "-m", "diffusion_jax.evaluate", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_sets_of_statistics_are_written_whole_or_not_at_all(tmp_path):
+    statistics = sets.Statistics("", {"pool": (np.zeros(2), np.eye(2))})
+    with pytest.raises(UserError, match="cannot write"):
+        sets.write_statistics(tmp_path / "missing" / "a.npz", statistics)
+    sets.write_statistics(tmp_path / "a.npz", statistics)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
