@@ -26,7 +26,7 @@ from absl import flags
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import torch_peer
-from peak import one_core, product, seconds
+from peak import as_commands_do, one_core, product, seconds
 
 from diffusion_jax import cli
 
@@ -64,6 +64,7 @@ def our_programs(batches: list[int]) -> tuple[int, dict[str, Callable[[], Any]],
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
     clock = one_core() if ONE_CORE.value else time.perf_counter
+    as_commands_do()
     import jax
 
     batches = [int(batch) for batch in BATCHES.value]

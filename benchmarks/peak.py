@@ -27,6 +27,17 @@ def one_core() -> Callable[[], float]:
     return time.process_time
 
 
+def as_commands_do() -> None:
+    """Gives XLA and glibc what train.py and sample.py give them on a CPU (`diffusion_jax/cpu.py`); before JAX computes."""
+    from diffusion_jax import cpu
+
+    cpu.choose_convolutions()
+    import jax
+
+    if jax.default_backend() == "cpu":
+        cpu.keep_memory()
+
+
 class Product(NamedTuple):
     """A square matrix product of `flops` operations; over the least of its times they are the machine's peak.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
-from peak import product, seconds
+from peak import as_commands_do, product, seconds
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -28,6 +28,7 @@ JSON = flags.DEFINE_string("json", None, "A file for the figures.")
 
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
+    as_commands_do()
     import jax
     import jax.numpy as jnp
     import numpy as np

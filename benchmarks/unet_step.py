@@ -27,7 +27,7 @@ from absl import flags
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import torch_peer
-from peak import one_core, product, seconds
+from peak import as_commands_do, one_core, product, seconds
 from shapes import SIZES, SIZES_HELP
 
 from diffusion_jax import cli
@@ -139,6 +139,7 @@ def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
     shape = SIZES[SIZE.value] | ({"batch": BATCH.value} if BATCH.value else {})
     clock = one_core() if ONE_CORE.value else time.perf_counter
+    as_commands_do()
     import jax
 
     own, multiply = ours(shape), product(DTYPE.value)
