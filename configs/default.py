@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
                 "width": 128,  # of the text transformer
                 "num_layers": 2,
                 "num_heads": 4,
+                "scan_layers": False,  # one compiled layer that runs num_layers times, its parameters stacked: compiles sooner
             },
             "model": {
                 "kind": "unet",  # unet, classifier (of noisy images, the unet's way down), clip (of noisy images and captions),

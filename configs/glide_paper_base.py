@@ -12,7 +12,7 @@ from configs.families import finish, glide
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "debug" is a tiny size of it."""
     config = glide()
-    config.text.update(width=2048, num_layers=24, num_heads=32)
+    config.text.update(width=2048, num_layers=24, num_heads=32, scan_layers=True)
     config.model.update(channels=512, dtype="bfloat16", remat="full")
     config.optimizer.learning_rate = 1e-4
     config.train.num_steps = 2_500_000

@@ -274,7 +274,14 @@ def _unet(config: ConfigDict, tokenizer: CaptionTokenizer | None, platform: str)
         assert tokenizer is not None, "_conditions has seen to it"
         t = config.text
         text = TextTransformer(
-            tokenizer.vocab_size, t.context_length, t.width, t.num_layers, t.num_heads, _dtype(m.dtype)
+            tokenizer.vocab_size,
+            t.context_length,
+            t.width,
+            t.num_layers,
+            t.num_heads,
+            _dtype(m.dtype),
+            scan_layers=t.scan_layers,
+            remat=m.remat,
         )
     return UNet(
         **_trunk(config, platform),

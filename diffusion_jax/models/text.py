@@ -3,11 +3,14 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from diffusion_jax.models import Params
 from diffusion_jax.models.attention import attend
 from diffusion_jax.models.layers import NORM_EPSILON
+from diffusion_jax.models.remat import rematerialised
 
 
 class TextTransformer(nn.Module):
@@ -20,6 +23,9 @@ class TextTransformer(nn.Module):
     embeddings uninitialised; here they begin at 0.1, small beside the tokens: were the tokens small too, the average that
     each position's first attention adds would drown them, and captions would be learned late.
 
+    With scan_layers the blocks' parameters lie stacked under "blocks", their layer first, and one compiled block runs
+    num_layers times: a program of one block's size. `stacked` makes them of the parameters of the other form.
+
     Source: glide-text2im's `Text2ImUNet` and `xf.py`.
     """
 
@@ -31,6 +37,8 @@ class TextTransformer(nn.Module):
     dtype: Any = jnp.float32
     padding: bool = True  # False: a padded position holds its token's vector, and the mask is not read
     final_norm: bool = True
+    scan_layers: bool = False
+    remat: str = "none"  # what of each block is computed again in the backward pass, see remat.REMAT
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"] | None = None) -> Float[Array, "B L D"]:
@@ -45,10 +53,29 @@ class TextTransformer(nn.Module):
                     "a text with padding embeddings needs the mask of its tokens: cond['mask'], True at a token."
                 )
             x = jnp.where(mask[..., None], x, self.param("padding_embed", init, shape))
-        x = x.astype(self.dtype)
-        for i in range(self.num_layers):
-            x = TransformerBlock(self.num_heads, self.dtype, name=f"block_{i}")(x)
+        x = self._through_blocks(x.astype(self.dtype))
         return _layer_norm("norm_out")(x).astype(self.dtype) if self.final_norm else x
+
+    def _through_blocks(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        block = rematerialised(TransformerBlock, self.remat)
+        if not self.scan_layers:
+            for i in range(self.num_layers):
+                x = block(self.num_heads, self.dtype, name=f"block_{i}")(x)
+            return x
+        layers = nn.scan(
+            lambda module, x, _: (module(x), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.num_layers,
+        )
+        return layers(block(self.num_heads, self.dtype, name="blocks"), x, None)[0]
+
+
+def stacked(params: Params) -> Params:
+    """A text transformer's parameters with its blocks stacked, as scan_layers wants them."""
+    names = sorted((name for name in params if name.startswith("block_")), key=lambda name: int(name[6:]))
+    blocks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[params[name] for name in names])
+    return {name: value for name, value in params.items() if name not in names} | {"blocks": blocks}
 
 
 class TransformerBlock(nn.Module):

@@ -14,13 +14,7 @@ from diffusion_jax.models.layers import (
     timestep_embedding,
     upsample,
 )
-
-# What the forward pass keeps of a block for the backward pass, which computes the rest again; none keeps all.
-REMAT = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # dense layers' outputs; not convolutions', nor logits
-}
+from diffusion_jax.models.remat import REMAT, rematerialised
 
 
 class Told(NamedTuple):
@@ -70,12 +64,12 @@ class Trunk(nn.Module):
         return nn.Dense(width, name="time_embed_1")(nn.silu(emb))
 
     def res(self, h: Array, told: Told, features: int, name: str, resample: str | None = None) -> Array:
-        block = _rematerialised(ResBlock, self.remat)
+        block = rematerialised(ResBlock, self.remat)
         args = (features, self.adaptive_norm, self.dropout, self.norm_groups, self.dtype, resample)
         return block(*args, name=name)(h, told.emb, told.dropout_keys)
 
     def attend(self, h: Array, told: Told, name: str, num_heads: int | None = None) -> Array:
-        block = _rematerialised(AttentionBlock, self.remat)
+        block = rematerialised(AttentionBlock, self.remat)
         heads = h.shape[-1] // self.num_head_channels if self.num_head_channels else num_heads or self.num_heads
         args = (heads, self.qkv_order, self.norm_groups, self.dtype, self.attention)
         return block(*args, name=name)(h, told.text)
@@ -109,10 +103,6 @@ class Trunk(nn.Module):
         h = self.res(h, told, self.widths[-1], "mid_res_0")
         h = self.attend(h, told, "mid_attn")
         return self.res(h, told, self.widths[-1], "mid_res_1")
-
-
-def _rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
-    return block if policy == "none" else nn.remat(block, policy=REMAT[policy])
 
 
 def check_trunk(module: Trunk, image_shape: tuple[int, int, int], patch_size: int = 1, *more_heads: int) -> None:
