@@ -2,11 +2,13 @@
 
     python benchmarks/checkpoint.py --json=checkpoint.json
     python benchmarks/checkpoint.py --megabytes=600 --arrays=500 --repeats=5
+    python benchmarks/checkpoint.py --devices=4 --json=sharded.json
 
 The state is parameters, Adam's two moments and an EMA of random float32 in --arrays equal parts: many small ones are a U-Net, few
-large ones a transformer whose blocks are scanned. In turn, and in a process of their own: "ours" is `training.checkpoint`, whose
-saves carry a checksum per array, and "orbax" is its CheckpointManager with StandardSave of the same state. Columns, in milliseconds
-and for 100 MB of state but for the last:
+large ones a transformer whose blocks are scanned. With --devices it lies in shards, as the placement "sharded" has it, on as many
+simulated devices where the backend is CPU, and comes back so. In turn, and in a process of their own: "ours" is
+`training.checkpoint`, whose saves carry a checksum per array, and "orbax" is its CheckpointManager with StandardSave of the same
+state. Columns, in milliseconds and for 100 MB of state but for the last:
 
   save      how long the call to save takes, the step before it done; and its thread's processor time, which other work on the
             machine disturbs least
@@ -18,6 +20,7 @@ and for 100 MB of state but for the last:
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -33,6 +36,7 @@ from diffusion_jax import cli
 
 MEGABYTES = flags.DEFINE_integer("megabytes", 400, "Of the whole state.", lower_bound=1)
 ARRAYS = flags.DEFINE_list("arrays", ["500", "40"], "Numbers of arrays of parameters, each measured.")
+DEVICES = flags.DEFINE_integer("devices", 1, "Over which the state is sharded.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Saves and restores of each kind; the medians count.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "A file for the figures.")
 ONE = flags.DEFINE_enum("one", None, ["ours", "orbax"], "Measures one kind once, for itself.")
@@ -44,8 +48,11 @@ class Ours:
     """`training.checkpoint` as a run uses it."""
 
     def __init__(self, workdir: pathlib.Path):
+        import jax
+
         from diffusion_jax.training.checkpoint import Checkpoints
 
+        self._jax = jax
         self._checkpoints = Checkpoints(workdir, max_to_keep=1)
         self.wait, self.close = self._checkpoints.wait, self._checkpoints.close
 
@@ -53,7 +60,7 @@ class Ours:
         self._checkpoints.save(state, {}, None)
 
     def restore(self, step: int, template: Any) -> Any:
-        return self._checkpoints.restore(step, template)
+        return self._checkpoints.restore(step, template, self._jax.tree.map(lambda x: x.sharding, template))
 
 
 class Orbax:
@@ -79,6 +86,7 @@ def make_state(num_arrays: int) -> Any:
     import numpy as np
     import optax
 
+    from diffusion_jax.training.placement import make_placement
     from diffusion_jax.training.step import TrainState
 
     rows = max(MEGABYTES.value * 1_000_000 // 16 // num_arrays // 512, 1)
@@ -89,7 +97,8 @@ def make_state(num_arrays: int) -> Any:
     )
     adam = optax.ScaleByAdamState(np.int32(0), mu, nu)
     state = TrainState(np.int32(0), params, (adam, optax.EmptyState()), ema)
-    return jax.block_until_ready(jax.tree.map(jax.device_put, state))
+    place = make_placement("sharded", jax.devices()[: DEVICES.value])
+    return jax.block_until_ready(jax.device_put(state, place.shardings(state)))
 
 
 def measure(kind: str, num_arrays: int, folder: str) -> dict[str, float]:
@@ -107,7 +116,6 @@ def measure(kind: str, num_arrays: int, folder: str) -> dict[str, float]:
         return state, time.perf_counter() - start
 
     state = make_state(num_arrays)
-    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     saver, took = {"ours": Ours, "orbax": Orbax}[kind](pathlib.Path(folder)), {}
     for _ in range(2):
         usual = []
@@ -122,7 +130,7 @@ def measure(kind: str, num_arrays: int, folder: str) -> dict[str, float]:
         took["blocked"] = took["save"] + took["step"]
         saver.wait()
         took["written"] = time.perf_counter() - start
-        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=first), state)
+        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         start = time.perf_counter()
         jax.block_until_ready(saver.restore(saved, template))
         took["restore"] = time.perf_counter() - start
@@ -135,8 +143,10 @@ def measure(kind: str, num_arrays: int, folder: str) -> dict[str, float]:
 
 def apart(kind: str, num_arrays: int) -> dict[str, float]:
     """`measure` in a process of its own, so that neither kind finds the other's memory."""
-    words = [f"--one={kind}", f"--megabytes={MEGABYTES.value}", f"--arrays={num_arrays}"]
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True)
+    words = [f"--one={kind}", f"--megabytes={MEGABYTES.value}", f"--arrays={num_arrays}", f"--devices={DEVICES.value}"]
+    simulated = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES.value}"
+    env = os.environ | {"XLA_FLAGS": simulated.strip()}
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=True, env=env)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -161,7 +171,9 @@ def main(argv: list[str]) -> None:
             cells = [f"{middle[name] / middle['bytes'] * 1e8:.0f}" for name in COLUMNS] + [f"{middle['blocked']:.0f}"]
             print(f"| {num_arrays} | {kind} | " + " | ".join(cells) + " |", flush=True)
     if JSON.value:
-        pathlib.Path(JSON.value).write_text(json.dumps({"megabytes": MEGABYTES.value, "rows": rows}, indent=1) + "\n")
+        pathlib.Path(JSON.value).write_text(
+            json.dumps({"megabytes": MEGABYTES.value, "devices": DEVICES.value, "rows": rows}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -75,10 +75,11 @@ class Checkpoints:
         def hand_over(arrays: dict[str, Any]) -> None:
             self._manager.save(step, args=_items(arrays, config, tokenizer_json), force=True)
 
-        if jax.process_count() == 1 and all(getattr(x, "is_fully_replicated", True) for x in jax.tree.leaves(arrays)):
-            # Checksums, and what Orbax does for each array before it writes, are too long to wait for.
+        if jax.process_count() == 1:
+            # Checksums, and what Orbax does for each array before it writes, are too long to wait for. The copy is of whole
+            # arrays, however they are sharded.
             self._handed_over = self._thread.submit(hand_over, jax.device_get(arrays))
-        else:  # each device writes its own part, and several processes meet at barriers, which only the main thread may
+        else:  # each writes its own part, and they meet at barriers, which only the main thread may
             hand_over(arrays)
 
     def _join(self) -> None:

@@ -29,12 +29,10 @@ def fingerprint(tree: Any) -> dict[str, str]:
       Names as of `named_leaves`.
     """
     # One small program per shape, not one of the whole tree: that takes XLA minutes where there are thousands of leaves.
-    leaves = named_leaves(tree)
-    if jax.process_count() == 1:
-        sums = {name: _sums(leaf) for name, leaf in leaves.items()}
-    else:  # one after the other: on CPUs, programs under way together run in any order, and processes then wait for one another
-        sums = {name: jax.block_until_ready(_sums(leaf)) for name, leaf in leaves.items()}
-    return {name: f"{int(first):08x}{int(second):08x}" for name, (first, second) in jax.device_get(sums).items()}
+    # One after the other: what lies on the host need not fit on the device at once; and on CPUs, programs under way together run
+    # in any order, so that the devices of a sharded array, or several processes, would wait for one another.
+    sums = {name: jax.device_get(_sums(leaf)) for name, leaf in named_leaves(tree).items()}
+    return {name: f"{int(first):08x}{int(second):08x}" for name, (first, second) in sums.items()}
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

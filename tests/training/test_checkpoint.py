@@ -7,11 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -84,8 +86,17 @@ def test_a_state_comes_back_bit_for_bit(opened):
         assert equal(opened.restore(step, template()), make_state(step))
 
 
-def test_a_save_keeps_what_the_state_was_though_its_buffers_are_donated(tmp_path):
+def sharded_over(count):
+    """Shardings of a state whose matrices are split over devices."""
+    mesh = Mesh(np.array(jax.devices()[:count]), ("fsdp",))
+    wide = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    return jax.tree.map(lambda x: wide if x.ndim == 2 else NamedSharding(mesh, PartitionSpec()), template())
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_save_keeps_what_the_state_was_though_its_buffers_are_donated(tmp_path, devices):
     checkpoints, state, wanted = Checkpoints(tmp_path), make_state(1), jax.device_get(make_state(1))
+    state = jax.device_put(state, sharded_over(devices))
     advance = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     checkpoints.save(state, CONFIG, None)
     for _ in range(5):
@@ -109,21 +120,38 @@ def test_a_write_that_fails_in_the_background_is_told_by_the_next_call_and_once(
     assert opened.latest() == 6
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_save_waits_for_nothing_that_is_done_before_orbax_writes(tmp_path, monkeypatch, devices):
+    checkpoints, begun, go_on, orbax = (
+        Checkpoints(tmp_path),
+        threading.Event(),
+        threading.Event(),
+        ocp.CheckpointManager.save,
+    )
+
+    def slow(*args, **kwargs):
+        begun.set()
+        assert go_on.wait(60)
+        return orbax(*args, **kwargs)
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", slow)
+    checkpoints.save(jax.device_put(make_state(1), sharded_over(devices)), CONFIG, None)
+    assert begun.wait(60), "it is under way, and the call has returned"
+    go_on.set()
+    checkpoints.close()
+    assert checkpoint.find(str(tmp_path))[1] == 1
+
+
 @pytest.mark.parametrize("first, then", [(8, 1), (8, 2), (8, 4), (1, 8), (4, 2)])
 def test_a_state_saved_in_shards_goes_on_on_another_number_of_devices(tmp_path, first, then):
-    def shardings(count):
-        mesh = Mesh(np.array(jax.devices()[:count]), ("fsdp",))
-        wide = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
-        return jax.tree.map(lambda x: wide if x.ndim == 2 else NamedSharding(mesh, PartitionSpec()), template())
-
-    state = jax.device_put(make_state(3), shardings(first))
+    state = jax.device_put(make_state(3), sharded_over(first))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, CONFIG, None)
     checkpoints.wait()
-    restored = checkpoints.restore(3, template(), shardings(then))
+    restored = checkpoints.restore(3, template(), sharded_over(then))
     checkpoints.close()
     assert equal(restored, state)
-    assert restored.params["dense"]["kernel"].sharding == shardings(then).params["dense"]["kernel"]
+    assert restored.params["dense"]["kernel"].sharding == sharded_over(then).params["dense"]["kernel"]
     assert restored.step.sharding.num_devices == then
 
 
