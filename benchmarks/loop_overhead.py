@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
+from peak import as_commands_do
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -35,6 +36,7 @@ EMPTY_STEPS = 2000
 
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
+    as_commands_do()
     import jax
     import numpy as np
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
+from peak import as_commands_do
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -57,6 +58,7 @@ def best(times: list[tuple[float, float]], num_steps: int) -> tuple[float, float
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
     cli.use_compilation_cache()
+    as_commands_do()
     import jax
     import jax.numpy as jnp
     import numpy as np
