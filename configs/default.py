@@ -12,7 +12,8 @@ def get_config() -> ConfigDict:
         {
             "seed": 0,  # of parameters, data order and noise
             "data": {
-                "name": "captioned_scenes",  # see build.DATA_SOURCES; swiss_roll and heartbeat are vectors, for model.kind = mlp
+                "name": "captioned_scenes",  # or tfds:NAME, folder:PATH, shards:GLOB (docs/data.md); swiss_roll and heartbeat are
+                #   vectors, for model.kind = mlp
                 "dir": "data",  # where prepared data sets are kept
                 "image_size": 32,  # pixels per side
                 "channels": 3,  # 3 of colour pictures, 1 of grey ones
@@ -20,6 +21,14 @@ def get_config() -> ConfigDict:
                 "spread": 1.0,  # captioned_scenes: how far a lone object strays from the middle, 0 to 1 (all of the image)
                 "num_train_images": 20_000,  # captioned_scenes: how many scenes to draw
                 "num_classes": 8,  # for model.condition = label; the scenes' label is the (first) object's shape
+                "image_field": "image",  # names in the set's examples; dotted for what is nested, as captions.text
+                "caption_field": "caption",  # its value may be several captions, of which each draw takes one
+                "label_field": "label",
+                "crop": "centre",  # centre or random square, once the short side is image_size; none squeezes the whole
+                "random_crop_min": 0.8,  # random: the least side of the square as a share of the short side, ADM's classifiers' 0.8
+                "flip": False,  # mirror half of the pictures; not where captions say left and right
+                "on_error": "raise",  # an example that cannot be used: raise, or skip to take another, told and counted
+                "workers": 0,  # processes that read ahead; 0 is a thread of this one
             },
             "text": {
                 "tokenizer": "trained",  # a BPE learned from the captions, or gpt2: GLIDE's, which comes with converted weights

@@ -2,22 +2,32 @@
 
 from collections.abc import Callable
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.build.models import Model, pick, prompt_cond
+from diffusion_jax.build.models import Model
 from diffusion_jax.data import toys
-from diffusion_jax.data.pipeline import Example, Source, as_text
-from diffusion_jax.errors import UserError
+from diffusion_jax.data.encode import Encoder
+from diffusion_jax.data.faults import ON_ERROR
+from diffusion_jax.data.folder import Folder
+from diffusion_jax.data.images import CROPS, Framing
+from diffusion_jax.data.pipeline import Source
+from diffusion_jax.errors import UserError, unknown_name
 
 
 def source(config: ConfigDict, split: str = "train") -> Source:
-    """The data set's split, prepared first if it can be and is not there yet.
+    """The data set's split; captioned scenes are drawn first if they are not there yet.
 
     Raises:
-      UserError: the data set's name is unknown.
+      UserError: the data set's name is unknown, or it is not there; nothing is fetched from a network that the name does not name.
     """
-    return pick(DATA_SOURCES, config.data.name, "config.data.name")(config, split)
+    if config.data.on_error not in ON_ERROR:
+        raise unknown_name("config.data.on_error", config.data.on_error, ON_ERROR)
+    kind, colon, rest = config.data.name.partition(":")
+    if colon and kind in PLACES:
+        return PLACES[kind](config, rest, split)
+    if config.data.name not in DATA_SOURCES:
+        raise unknown_name("config.data.name", config.data.name, [*DATA_SOURCES, *(f"{kind}:..." for kind in PLACES)])
+    return DATA_SOURCES[config.data.name](config, split)
 
 
 def _captioned_scenes(config: ConfigDict, split: str) -> Source:
@@ -51,16 +61,50 @@ DATA_SOURCES: dict[str, Callable[[ConfigDict, str], Source]] = {
 }
 
 
-def encode_example(model: Model) -> Callable[[Example], Example]:
-    """What the train step takes of an example of the data set."""
+def _tfds(config: ConfigDict, name: str, split: str) -> Source:
+    from diffusion_jax.data.prepared import Prepared
 
-    def encode(example: Example) -> Example:
-        out = {"image": example["image"]}
-        if "tokens" in model.blank_cond:
-            cond = prompt_cond(model, [as_text(example["caption"])])
-            out |= {name: value[0] for name, value in cond.items()}
-        if "label" in model.blank_cond or model.config.model.kind == "classifier":
-            out["label"] = np.int32(example["label"])
-        return out
+    return Prepared(name, config.data.dir, split)
 
-    return encode
+
+def _folder(config: ConfigDict, path: str, split: str) -> Source:
+    return Folder(_of_split(path, split, "folder"), config.data.on_error)
+
+
+def _shards(config: ConfigDict, pattern: str, split: str) -> Source:
+    from diffusion_jax.data.shards import open_shards
+
+    return open_shards(_of_split(pattern, split, "shards"), config.data.on_error)
+
+
+def _of_split(path: str, split: str, kind: str) -> str:
+    if "{split}" not in path and split != "train":
+        raise UserError(
+            f"config.data.name={kind}:{path} has no split {split!r}. Write {{split}} where the paths differ."
+        )
+    return path.replace("{split}", split)
+
+
+PLACES: dict[str, Callable[[ConfigDict, str, str], Source]] = {"tfds": _tfds, "folder": _folder, "shards": _shards}
+
+
+def encode_example(model: Model) -> Encoder:
+    """What the train step takes of an example of the data set.
+
+    Raises:
+      UserError: config.data's crop is unknown, or random_crop_min is not in (0, 1].
+    """
+    d = model.config.data
+    if d.crop not in CROPS:
+        raise unknown_name("config.data.crop", d.crop, CROPS)
+    if not 0 < d.random_crop_min <= 1:
+        raise UserError(f"config.data.random_crop_min={d.random_crop_min} must be above 0 and at most 1.")
+    labelled = "label" in model.blank_cond or model.config.model.kind == "classifier"
+    return Encoder(
+        model.image_shape,
+        Framing(d.crop, d.random_crop_min, d.flip),
+        model.tokenizer if "tokens" in model.blank_cond else None,
+        model.config.text.context_length,
+        d.num_classes if labelled else None,
+        (d.image_field, d.caption_field, d.label_field),
+    )

@@ -6,15 +6,19 @@ from typing import Any, Protocol
 
 import grain
 import numpy as np
+from absl import flags
 from jaxtyping import Int
+
+from diffusion_jax.data.faults import SKIPPED, Reader
 
 Example = dict[str, Any]
 
 
 class Source(Protocol):
-    """Random access to examples {"image": uint8 [H, W, C], "caption": text or bytes}, as a TFDS data source gives.
+    """Random access to examples {"image", "caption": text, bytes or several of them, "label": int}, as a TFDS data source gives.
 
-    Of data that are vectors, "image" is a float or int [D].
+    "image" is uint8 [H, W, C], the bytes of a picture's file, or what has a `read_bytes` that gives them; of data that are
+    vectors, a float or int [D]. A source may have `name(index) -> str`, for errors.
     """
 
     def __len__(self) -> int: ...
@@ -24,44 +28,69 @@ class Source(Protocol):
 
 def train_batches(
     source: Source,
-    encode: Callable[[Example], Example],
+    encode: Callable[[Example, np.random.Generator | None], Example],
     batch_size: int,
     seed: int,
     first_step: int = 0,
     rows: Int[np.ndarray, "R"] | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
+    *,
+    on_error: str = "raise",
+    workers: int = 0,
+) -> "Batches":
     """Endless shuffled batches from step `first_step` on.
 
-    Every epoch is shuffled anew. Batch number `step` depends on the seed and the step alone, so that a run resumes by its
-    step, without any state of the iterator's.
+    Every epoch is shuffled anew. Batch number `step`, with all that `encode` draws for it, depends on the seed and the step
+    alone: a run resumes by its step, without any state of the iterator's, on any number of processes and workers.
 
     Args:
       source: the examples.
-      encode: example -> what the train step takes of it, arrays of fixed shapes.
+      encode: (example, rng) -> what the train step takes of it, arrays of fixed shapes. The rng is seeded by (seed, position in
+        the stream).
       batch_size: examples per batch, over all processes.
-      seed: of the order.
+      seed: of the order and of the draws.
       first_step: batches to pass over, at no cost.
       rows: those of each batch that are wanted, all by default; the others are not read.
+      on_error: "raise", or "skip" to put another in the place of an example that cannot be used (`faults.Reader`).
+      workers: processes that read ahead; with 0 a thread of this one does.
 
     Raises:
       ValueError: the source is smaller than one batch.
     """
     if len(source) < batch_size:
         raise ValueError(f"The data set has {len(source)} examples, less than one batch of {batch_size}.")
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().map(encode)
+    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    dataset = dataset.random_map(Reader(source, encode, on_error))
     if rows is not None and len(rows) < batch_size:
         dataset, batch_size = grain.MapDataset.source(_Rows(dataset, rows, batch_size)), len(rows)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
-    # One thread is enough by far here and leaves the cores to the step; two batches ahead hide its latency.
-    iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
-    iterator.set_state({"next_index": first_step})
-    return iterator
+    dataset = dataset.batch(batch_size, drop_remainder=True)[first_step:]
+    # One thread is enough by far for small pictures and leaves the cores to the step; two batches ahead hide its latency.
+    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    if workers:
+        flags.FLAGS.mark_as_parsed()  # grain reads flags of its own, which only absl's programs have parsed
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        batches = batches.mp_prefetch(options)
+    return Batches(iter(batches))
+
+
+class Batches:
+    """The batches, and how many examples were passed over for those that it gave: `skipped`."""
+
+    def __init__(self, batches: Iterator[dict[str, np.ndarray]]):
+        self._batches, self.skipped = batches, 0
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = dict(next(self._batches))
+        self.skipped += int(batch.pop(SKIPPED).sum())
+        return batch
 
 
 class _Rows:
     """The rows of every batch that one process reads, as a source."""
 
-    def __init__(self, examples: Sequence[Example], rows: Int[np.ndarray, "R"], batch_size: int):
+    def __init__(self, examples: Any, rows: Int[np.ndarray, "R"], batch_size: int):
         self._examples, self._rows, self._batch_size = examples, rows, batch_size
 
     def __len__(self) -> int:

@@ -63,7 +63,7 @@ def recipe(config: ConfigDict, platform: str | None = None) -> Recipe:
 
 
 def _batch(model: build.Model, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    blank = {"image": np.zeros(model.image_shape, _dtype(model)), "caption": "", "label": 0}
+    blank = {"image": np.zeros(model.image_shape, _dtype(model)), "caption": "a word", "label": 0}
     example = build.encode_example(model)(blank)
     return {name: jax.ShapeDtypeStruct((size, *np.shape(leaf)), leaf.dtype) for name, leaf in example.items()}
 

@@ -22,7 +22,7 @@ STEP_METRICS = ("loss", "grad_norm", "update_norm", "param_norm")
 METRICS = (
     *STEP_METRICS,
     *(f"loss_q{i}" for i in range(QUARTERS)),
-    *("skipped_steps", "steps_per_second"),
+    *("skipped_steps", "skipped_examples", "steps_per_second"),
     *(f"time_{name}" for name in goodput.NAMES),
 )
 
@@ -50,6 +50,7 @@ class Hooks(NamedTuple):
     sample_grid: (step, EMA parameters) -> a picture; None where a model has nothing to show.
     snapshot: keeps the averages of a state; called where cadence.snapshot_every_steps is not 0.
     preempted: step -> whether to save and stop there; with several processes, the same on all of them.
+    skipped_examples: of this process's share, those since its start that could not be used.
     """
 
     save: Callable[[TrainState], None]
@@ -58,6 +59,7 @@ class Hooks(NamedTuple):
     sample_grid: Callable[[int, Any], Image.Image] | None = None
     snapshot: Callable[[TrainState], None] = lambda state: None
     preempted: Callable[[int], bool] = lambda step: False
+    skipped_examples: Callable[[], int] = lambda: 0
 
 
 class Diverged(Exception):
@@ -129,7 +131,7 @@ def train(
     stop, clock = StopSignal(hooks.preempted), Goodput(started)
     first_step = i = int(state.step)
     bar = progress_bar(first_step, cadence.num_steps)
-    log = _Log(hooks.metrics, clock, bar, first_step)
+    log = _Log(hooks.metrics, clock, bar, first_step, hooks.skipped_examples)
     try:
         while i < cadence.num_steps and not stop.at(i):
             with clock.spent(DATA):
@@ -165,7 +167,8 @@ def train(
 class _Log:
     """The figures of the steps since the last ones that were written."""
 
-    def __init__(self, metrics: MetricWriter, clock: Goodput, bar: Any, first_step: int):
+    def __init__(self, metrics: MetricWriter, clock: Goodput, bar: Any, first_step: int, skipped: Callable[[], int]):
+        self._skipped = skipped
         self._metrics, self._clock, self._bar = metrics, clock, bar
         self._window, self._first, self._since, self._since_step = [], True, time.monotonic(), first_step
         self._last_loss: float | None = None
@@ -187,6 +190,7 @@ class _Log:
         self._last_loss = loss = scalars.get("loss", self._last_loss)
         scalars |= {
             "skipped_steps": int(guard.skipped),
+            "skipped_examples": self._skipped(),
             "steps_per_second": (step - self._since_step) / max(now - self._since, 1e-9),
         }
         scalars |= {f"time_{name}": share for name, share in self._clock.shares().items()}

@@ -27,7 +27,7 @@ from diffusion_jax.training.step import TrainState, init_state
 FREE_FIELDS = (
     *("train.num_steps", "train.log_every_steps", "train.sample_every_steps", "train.checkpoint_every_steps"),
     *("train.checkpoints_to_keep", "train.accumulation", "train.max_skipped_steps", "train.rollbacks"),
-    *("ema.snapshot_every_steps", "data.dir", "model.remat", "model.attention"),
+    *("ema.snapshot_every_steps", "data.dir", "data.on_error", "data.workers", "model.remat", "model.attention"),
 )
 FREE_GROUPS = ("sample.", "parallel.")
 TOKENIZER_CAPTIONS = 20_000
@@ -94,6 +94,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
             config.seed,
             int(state.next_batch),
             place.rows(config.train.batch_size),
+            on_error=config.data.on_error,
+            workers=config.data.workers,
         )
         snapshots = Snapshots(workdir, stds, int(state.step))
         with contextlib.closing(MetricWriter(workdir, loop.METRICS, int(state.step))) as metrics:
@@ -104,6 +106,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
                 sample_grid,
                 lambda state: snapshots.write(int(state.step), state.more_ema[len(config.ema.more_decays) :]),
                 checkpoints.preempted,
+                lambda: batches.skipped,
             )
             return loop.train(state, step, batches, cadence, hooks, started)
 

@@ -8,7 +8,7 @@ from diffusion_jax.data.pipeline import captions_of, train_batches
 SOURCE = [{"image": np.full((2, 2, 3), i, np.uint8), "caption": f"number {i}".encode()} for i in range(10)]
 
 
-def encode(example):
+def encode(example, rng=None):
     return {"image": example["image"], "value": np.int32(example["image"][0, 0, 0])}
 
 
