@@ -1,5 +1,6 @@
 """From a random-access source to batches, by grain: the order is a pure function of (seed, step)."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -9,7 +10,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
-from diffusion_jax.data.faults import SKIPPED, Reader
+from diffusion_jax.data.encode import field, texts
+from diffusion_jax.data.faults import SKIPPED, BadExample, Reader
 
 Example = dict[str, Any]
 
@@ -101,9 +103,16 @@ class _Rows:
         return self._examples[batch * self._batch_size + int(self._rows[row])]
 
 
-def captions_of(source: Source, num_examples: int | None = None) -> Sequence[str]:
-    """The captions of the first examples (all by default), as text."""
-    return [as_text(source[i]["caption"]) for i in range(min(len(source), num_examples or len(source)))]
+def captions_of(source: Source, num_examples: int | None = None, caption_field: str = "caption") -> Sequence[str]:
+    """The captions of the first examples (all by default), as text; all of an example that has several.
+
+    Examples whose captions cannot be used are left out here: the reader tells of them.
+    """
+    captions: list[str] = []
+    for i in range(min(len(source), num_examples or len(source))):
+        with contextlib.suppress(BadExample):
+            captions += texts(field(source[i], caption_field))
+    return captions
 
 
 def as_text(caption: str | bytes) -> str:

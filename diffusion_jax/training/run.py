@@ -66,7 +66,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
         if config.text.tokenizer == "gpt2":
             tokenizer = bpe.load_glide(config.text.vocabulary)
         else:
-            tokenizer = CaptionTokenizer.train(captions_of(source, TOKENIZER_CAPTIONS), config.text.vocab_size)
+            tokenizer = CaptionTokenizer.train(
+                captions_of(source, TOKENIZER_CAPTIONS, config.data.caption_field), config.text.vocab_size
+            )
     model = build.model(config, tokenizer)
     optimizer = build.optimizer(config)
     step = place.train(build.train_step(model, optimizer))
