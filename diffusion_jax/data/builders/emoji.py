@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import pathlib
+import re
 import tarfile
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
@@ -115,7 +116,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
         for style, archive in zip(styles(config.licences), self.archives[1:], strict=True):
             if (split == "test") != style.name.startswith("fluent"):
                 continue
-            for code, draw in _drawings(archive, config.image_size):
+            for code, draw in _drawings(archive, config.image_size, concepts):
                 concept = concepts.get(code)
                 if concept is None or (split != "test" and split_of(concept.base) != split):
                     continue
@@ -155,7 +156,7 @@ def read_concepts(archive: pathlib.Path) -> dict[str, Concept]:
     return concepts
 
 
-def _drawings(archive: pathlib.Path, size: int) -> Iterator[tuple[str, Any]]:
+def _drawings(archive: pathlib.Path, size: int, concepts: dict[str, Concept]) -> Iterator[tuple[str, Any]]:
     """(code points, function that draws) of a style's package: Iconify's vectors, or pictures named by code points."""
     with tarfile.open(archive) as tar:
         names = tar.getnames()
@@ -167,6 +168,12 @@ def _drawings(archive: pathlib.Path, size: int) -> Iterator[tuple[str, Any]]:
             return
         icons, chars = (json.loads(_read(tar, f"package/{name}.json")) for name in ("icons", "chars"))
     aliases, seen = icons.get("aliases", {}), set()
+    if not chars:  # such a package names its icons by the words alone
+        chars = {
+            code: slug
+            for code, concept in concepts.items()
+            if (slug := _slug(concept.label)) in icons["icons"].keys() | aliases
+        }
     for char, name in sorted(chars.items()):
         icon = icons["icons"].get(aliases.get(name, {}).get("parent", name))
         if icon is None or (code := _code(char)) in seen:
@@ -194,6 +201,11 @@ def render(svg: str, size: int) -> np.ndarray:
     square = Image.new("RGBA", (size, size), "white")
     square.alpha_composite(drawn, ((size - drawn.width) // 2, (size - drawn.height) // 2))
     return np.array(square.convert("RGB"))
+
+
+def _slug(label: str) -> str:
+    """As Iconify writes a name: "man: light skin tone" is man-light-skin-tone."""
+    return re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
 
 
 def _code(text: str) -> str:
