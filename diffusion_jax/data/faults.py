@@ -1,7 +1,7 @@
 """Examples that cannot be used: told in a line, and passed over where the user says so."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,14 +78,3 @@ def refuse(faults: Sequence[str], on_error: str, what: str) -> None:
         raise BadExample(f"{faults[0]}{more}. Mend {what}, or pass over such examples by --config.data.on_error=skip.")
     for fault in faults:
         print(f"skipped: {fault}.", file=sys.stderr)
-
-
-def check(source: Any, encode: Callable[..., Any], indices: Iterable[int]) -> list[str]:
-    """Reads and encodes examples, and tells each that cannot be used, in a line."""
-    faults = []
-    for index in indices:
-        try:
-            encode(source[index], None)
-        except BadExample as error:
-            faults.append(f"{name_of(source, index)} {error}")
-    return faults

@@ -47,7 +47,7 @@ class Tars:
         for path in paths:
             examples, cut = _index(files, path)
             whole = {key: members for key, members in examples.items() if "image" in members}
-            faults += [f"{path} has {key} without a picture" for key in examples.keys() - whole.keys()]
+            faults += [f"{path} has {key} without a picture" for key in examples if key not in whole]
             faults += [f"{path} is damaged after {len(examples)} whole examples ({cut})"] if cut else []
             self._examples += [(path, key, members) for key, members in whole.items()]
         refuse(faults, on_error, "the shards")
@@ -83,7 +83,7 @@ class Tars:
 
 
 def open_shards(pattern: str, on_error: str = "raise") -> Tars:
-    """The shards of a pattern such as data/{train,more}-*.tar or gs://bucket/train-*.tar.
+    """The shards of a pattern such as data/train-*.tar or gs://bucket/train-*.tar.
 
     Raises:
       UserError: there are none, or their place cannot be reached.
