@@ -54,6 +54,7 @@ def prepare(name: str) -> tuple[Any, str]:
     from diffusion_jax.data.builders import cifar10_npm, emoji, fashion_mnist_idx, packages
 
     if name == "emoji":
+        emoji.check_installed()
         config = emoji.make_config(IMAGE_SIZE.value, LICENCES.value)
         builder = emoji.Emoji(data_dir=DIR.value, config=config, file_format="array_record")
         wanted = (emoji.CAPTIONS, *(style.package for style in emoji.styles(LICENCES.value)))

@@ -6,6 +6,7 @@ that share drawings (the fluent ones), never in train at all. The label is the s
 
 import dataclasses
 import hashlib
+import importlib.util
 import io
 import json
 import pathlib
@@ -130,6 +131,12 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
                 )
 
 
+def check_installed() -> None:
+    """Raises UserError if what draws the vectors is not installed."""
+    if importlib.util.find_spec("resvg_py") is None:
+        raise UserError("emoji are drawn by resvg-py: pip install -e '.[data]', and run this again.")
+
+
 def split_of(base: str) -> str:
     """Of a concept, by the hash of its code: the same for every style and skin tone."""
     return "train" if int(hashlib.sha256(base.encode()).hexdigest(), 16) % HELD_OUT else "validation"
@@ -151,7 +158,7 @@ def read_concepts(archive: pathlib.Path) -> dict[str, Concept]:
     concepts = {}
     for row in rows:
         for variant in (row, *row.get("skins", ())):
-            tags = tuple(tag for tag in row.get("tags", ()) if tag not in variant["label"])
+            tags = tuple(tag for tag in row.get("tags", ()) if not _says(variant["label"], tag))
             concepts[_code(variant["hexcode"])] = Concept(variant["label"], tags, _code(row["hexcode"]))
     return concepts
 
@@ -186,21 +193,20 @@ def _drawings(archive: pathlib.Path, size: int, concepts: dict[str, Concept]) ->
 
 
 def render(svg: str, size: int) -> np.ndarray:
-    """An SVG in the middle of a white square of `size` pixels per side, uint8 [size, size, 3].
+    """An SVG in the middle of a white square of `size` pixels per side, uint8 [size, size, 3]."""
+    import resvg_py
 
-    Raises:
-      UserError: resvg-py is not installed.
-    """
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise UserError("emoji are drawn by resvg-py: pip install 'diffusion_jax[data]'.") from error
     drawn = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)))).convert(
         "RGBA"
     )
     square = Image.new("RGBA", (size, size), "white")
     square.alpha_composite(drawn, ((size - drawn.width) // 2, (size - drawn.height) // 2))
     return np.array(square.convert("RGB"))
+
+
+def _says(label: str, tag: str) -> bool:
+    """Whether a keyword is among a name's words."""
+    return bool(re.search(rf"\b{re.escape(tag)}\b", label))
 
 
 def _slug(label: str) -> str:
