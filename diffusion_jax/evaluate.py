@@ -14,6 +14,7 @@ the figures of Sohl-Dickstein et al. 2015.
 
 With --reference: FID, sFID, KID, precision, recall, density and coverage against a data set's split, a folder, or an npz of
 pictures (arr_0) or statistics (mu, sigma), as ADM and EDM publish them; with logits in the weights the Inception Score.
+Stopped (Ctrl-C, a lost machine), the same command goes on from the batches in OUT.part, which is removed at the end.
 """
 
 import json
@@ -163,6 +164,7 @@ def _check_flags() -> None:
 def _compare(scales: list[float]) -> None:
     from diffusion_jax import sampling, scores, vectors
     from diffusion_jax.errors import UserError
+    from diffusion_jax.metrics import kept
     from diffusion_jax.metrics.comparison import Protocol
 
     loaded = None
@@ -185,7 +187,15 @@ def _compare(scales: list[float]) -> None:
         protocol=Protocol(KID_SUBSETS.value, KID_SUBSET_SIZE.value, NEIGHBOURS.value, seed=SEED.value),
     )
     out = pathlib.Path(OUT.value or (loaded.workdir if loaded else pathlib.Path()) / "figures.json")
-    _write(out, scores.compare(request, loaded, scales))
+    part = out.with_name(f"{out.name}.part")
+    try:
+        record = scores.compare(request, loaded, scales, part)
+    except KeyboardInterrupt:
+        if any(part.glob("*.npz")):
+            print(f"\n{part} keeps what is done: the same command goes on from there.")
+        raise
+    _write(out, record)
+    kept.remove(part)
 
 
 def _write(out: pathlib.Path, record: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from diffusion_jax import build, processes
 from diffusion_jax.data.pipeline import as_text
 from diffusion_jax.errors import UserError
 from diffusion_jax.interop.inception import HOW_TO_GET
-from diffusion_jax.metrics import comparison, features, sets
+from diffusion_jax.metrics import comparison, features, kept, sets
 from diffusion_jax.sampling import Loaded
 from diffusion_jax.training.placement import Placement, make_placement
 
@@ -49,12 +49,15 @@ class Request:
     protocol: comparison.Protocol
 
 
-def compare(request: Request, loaded: Loaded | None, scales: list[float]) -> dict[str, Any]:
+def compare(
+    request: Request, loaded: Loaded | None, scales: list[float], part: pathlib.Path | None = None
+) -> dict[str, Any]:
     """Scores pictures, prints the figures and returns them with their protocol.
 
     Args:
       loaded: the checkpoint that makes the pictures; None where they are there.
       scales: its guidance scales; each is a set of its own.
+      part: a folder for what is done: after a stop the same request goes on from there. The caller removes it.
 
     Raises:
       UserError: something is missing, or does not fit.
@@ -67,17 +70,21 @@ def compare(request: Request, loaded: Loaded | None, scales: list[float]) -> dic
     extractor = features.inception_extractor(request.inception, request.resize)
     batch_size = -(-request.batch_size // place.num_devices) * place.num_devices
 
-    def gathered(pictures: sets.PictureSet) -> comparison.Gathered:
+    def gathered(pictures: sets.PictureSet, label: str) -> comparison.Gathered:
+        def compute(first: int) -> Iterator[features.Features]:
+            return features.extract(extractor, place, pictures.batches(batch_size, first), batch_size)
+
         with tqdm.tqdm(total=pictures.count, desc=pictures.name, unit="picture", dynamic_ncols=True) as bar:
-            batches = _counted(pictures.batches(batch_size), bar)
             try:
-                return comparison.gather(pictures.name, features.extract(extractor, place, batches, batch_size))
+                return comparison.gather(pictures.name, _counted(kept.resumed(part, label, compute), bar))
             except ValueError as error:
                 raise UserError(f"{pictures.name}: {error}") from error
 
     made_sets = _sampled(loaded, place, request, scales) if loaded else [_given(request)]
     stored, pictures = _reference(request.reference, loaded)
-    real = gathered(pictures) if pictures else None
+    if part:
+        kept.prepare(part, _depends_on(request, loaded, scales, extractor, batch_size))
+    real = gathered(pictures, "real") if pictures else None
     record = {
         "figures": {},
         "network": {"name": extractor.name, "sha256": extractor.sha256, **extractor.protocol},
@@ -86,8 +93,8 @@ def compare(request: Request, loaded: Loaded | None, scales: list[float]) -> dic
         "made": {"num_samples": made_sets[0].count} | (_recipe(loaded, request) if loaded else {}),
         "versions": {"diffusion_jax": diffusion_jax.__version__, "jax": jax.__version__, "numpy": np.__version__},
     }
-    for made_set in made_sets:
-        made = gathered(made_set)
+    for number, made_set in enumerate(made_sets):
+        made = gathered(made_set, f"made{number}")
         if request.save_statistics and processes.first():
             sets.write_statistics(request.save_statistics, made.statistics)
         found = comparison.own_figures(made, request.protocol)
@@ -114,10 +121,36 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _counted(batches: Iterable[np.ndarray], bar: tqdm.tqdm) -> Iterator[np.ndarray]:
+def _counted(batches: Iterator[features.Features], bar: tqdm.tqdm) -> Iterator[features.Features]:
     for batch in batches:
+        bar.update(len(batch["pool"]))
         yield batch
-        bar.update(len(batch))
+
+
+def _depends_on(
+    request: Request, loaded: Loaded | None, scales: list[float], extractor: features.Extractor, batch_size: int
+) -> dict[str, Any]:
+    """All that the features depend on."""
+    reference = request.reference
+    found = {
+        "network": [extractor.name, extractor.sha256, extractor.protocol],
+        "samples": kept.file_identity(request.samples) if request.samples else None,
+        "reference": reference if not reference or reference.startswith(DATA) else kept.file_identity(reference),
+        "num_samples": request.num_samples,
+        "batch_size": batch_size,  # it moves the last digits
+        "versions": [diffusion_jax.__version__, jax.__version__],
+    }
+    if loaded is None:
+        return found
+    config = loaded.model.config
+    return found | {
+        "checkpoint": [str(loaded.workdir.resolve()), loaded.step, kept.array_identity(loaded.params)],
+        "sample": config.sample.to_dict(),
+        "data": str(config.data.to_dict()),
+        "split": request.split,
+        "guidance_scales": scales,
+        "seed": request.seed,
+    }
 
 
 def _given(request: Request) -> sets.PictureSet:
@@ -127,9 +160,11 @@ def _given(request: Request) -> sets.PictureSet:
         raise UserError(f"{request.samples} has no pictures: an npz keeps them as arr_0.")
     count = min(found.count, request.num_samples or found.count)
 
-    def batches(batch_size: int) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
-        seen = 0
-        for batch in found.batches(batch_size):
+    def batches(batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
+        seen = first
+        if seen >= count:
+            return
+        for batch in found.batches(batch_size, first):
             yield batch[: count - seen]
             seen += len(batch)
             if seen >= count:
@@ -153,8 +188,8 @@ def _reference(text: str | None, loaded: Loaded | None) -> tuple[sets.Statistics
     source = _source(loaded, text.removeprefix(DATA))
     name = f"{loaded.model.config.data.name}, {text.removeprefix(DATA)}"
 
-    def batches(batch_size: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(source), batch_size):
+    def batches(batch_size: int, first: int = 0) -> Iterator[np.ndarray]:
+        for start in range(first, len(source), batch_size):
             rows = range(start, min(start + batch_size, len(source)))
             yield np.stack([np.asarray(source[i]["image"]) for i in rows])
 
@@ -183,9 +218,9 @@ def _sampled(loaded: Loaded, place: Placement, request: Request, scales: list[fl
         cond = {"label": labels.astype(np.int32)}
     generate, grid = build.generate(model, place), build.grid(model)
 
-    def batches(scale: float, batch_size: int) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
+    def batches(scale: float, batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
         knobs = build.knobs(model)._replace(guidance_scale=scale)
-        for start in range(0, count, batch_size):
+        for start in range(first, count, batch_size):
             rows = np.arange(start, min(start + batch_size, count))
             part = jax.tree.map(lambda x, rows=rows: x[rows], cond)
             yield generate(loaded.params, part, rows, request.seed, knobs, grid, batch_size)

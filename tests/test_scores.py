@@ -123,6 +123,69 @@ def test_a_checkpoints_samples_are_the_same_in_any_batches_and_its_recipe_is_tol
     assert one["made"]["sample"]["sampler"] == sample.sampler
 
 
+@pytest.fixture
+def extracted(monkeypatch):
+    """Counts the pictures that the network sees; the evaluation is interrupted before `stop` of them are exceeded."""
+    seen, whole = {"pictures": 0, "stop": 10**9}, features.extract
+
+    def extract(extractor, place, batches, batch_size):
+        for found in whole(extractor, place, batches, batch_size):
+            if seen["pictures"] + len(found["pool"]) > seen["stop"]:
+                raise KeyboardInterrupt
+            seen["pictures"] += len(found["pool"])
+            yield found
+
+    monkeypatch.setattr(features, "extract", extract)
+    return seen
+
+
+@pytest.mark.parametrize("stop", [16, 40, 50])  # within the reference, between the sets, within the samples
+def test_an_interrupted_evaluation_goes_on_to_the_same_figures_and_sees_no_picture_twice(stop, tmp_path, extracted):
+    np.savez(tmp_path / "made.npz", MADE)
+    np.savez_compressed(tmp_path / "real.npz", REAL)
+    asked = request(samples=str(tmp_path / "made.npz"), reference=str(tmp_path / "real.npz"), batch_size=8)
+    straight = scores.compare(asked, None, [])
+    extracted |= {"pictures": 0, "stop": stop}
+    with pytest.raises(KeyboardInterrupt):
+        scores.compare(asked, None, [], tmp_path / "part")
+    extracted["stop"] = 10**9
+    assert scores.compare(asked, None, [], tmp_path / "part") == straight
+    assert extracted["pictures"] == len(REAL) + len(MADE)
+
+
+def test_a_changed_request_starts_anew_and_says_what_changed(tmp_path, extracted, capsys):
+    np.savez(tmp_path / "made.npz", MADE)
+    np.savez(tmp_path / "real.npz", REAL)
+    made, real, part = str(tmp_path / "made.npz"), str(tmp_path / "real.npz"), tmp_path / "part"
+    scores.compare(request(samples=made, reference=real), None, [], part)
+    np.savez(tmp_path / "real.npz", REAL[:20])
+    found = scores.compare(request(samples=made, reference=real), None, [], part)
+    assert "(reference changed): starting anew" in capsys.readouterr().out
+    np.testing.assert_allclose(found["figures"][made]["fid"], fid(MADE, REAL[:20]), rtol=1e-4)
+    scores.compare(request(samples=made, reference=real, num_samples=25), None, [], part)
+    assert "(num_samples changed)" in capsys.readouterr().out
+    extracted["pictures"] = 0
+    protocol = comparison.Protocol(neighbours=5)  # it is of the figures, not of the features
+    scores.compare(request(samples=made, reference=real, num_samples=25, protocol=protocol), None, [], part)
+    assert extracted["pictures"] == 0
+
+
+def test_a_checkpoint_that_was_trained_on_is_another_request(loaded, tmp_path, monkeypatch, capsys):
+    checkpoint, captions = loaded
+    side = checkpoint.model.image_shape[0]
+    example = {"image": np.zeros((side, side, 3), np.uint8), "caption": captions[0].encode()}
+    monkeypatch.setattr(build, "source", lambda config, split: [example])
+    np.savez(tmp_path / "real.npz", REAL)
+    told, part = request(reference=str(tmp_path / "real.npz"), num_samples=2, batch_size=2), tmp_path / "part"
+    one = scores.compare(told, checkpoint, [1.0], part)
+    again = scores.compare(told, checkpoint, [1.0], part)
+    assert one["figures"] == again["figures"]
+    assert "starting anew" not in capsys.readouterr().out
+    moved = checkpoint._replace(params=jax.tree.map(lambda x: 2 * x, checkpoint.params))
+    assert scores.compare(told, moved, [1.0], part)["figures"] != one["figures"]
+    assert "(checkpoint changed)" in capsys.readouterr().out
+
+
 def test_what_is_missing_or_does_not_fit_is_told_in_a_line(tmp_path, loaded):
     np.savez(tmp_path / "made.npz", MADE)
     np.savez(tmp_path / "other.npz", mu=np.zeros(7), sigma=np.eye(7))

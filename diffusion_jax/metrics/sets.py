@@ -3,8 +3,8 @@
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from collections.abc import Iterator
+from typing import IO, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -15,17 +15,23 @@ from diffusion_jax.errors import UserError
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
+class Batches(Protocol):
+    """(batch size, first picture) -> the pictures from the first on, uint8 [B, H, W, C], in a fixed order."""
+
+    def __call__(self, batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W C"]]: ...
+
+
 class PictureSet(NamedTuple):
     """Pictures of one size that need not all be in memory.
 
     name: where they are from.
     count: how many there are.
-    batches: batch size -> uint8 [B, H, W, C], in a fixed order.
+    batches: they.
     """
 
     name: str
     count: int
-    batches: Callable[[int], Iterator[UInt8[np.ndarray, "B H W C"]]]
+    batches: Batches
 
 
 class Statistics(NamedTuple):
@@ -93,11 +99,12 @@ def read_pictures(path: str | os.PathLike) -> PictureSet | None:
     with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
         shape, dtype = _header(member, path)
 
-    def batches(batch_size: int) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
+    def batches(batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
         row = int(np.prod(shape[1:]))
         with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
             _header(member, path)
-            for start in range(0, shape[0], batch_size):
+            member.seek(first * row, os.SEEK_CUR)
+            for start in range(first, shape[0], batch_size):
                 rows = min(batch_size, shape[0] - start)
                 numbers = np.frombuffer(member.read(rows * row), dtype)
                 if numbers.size < rows * row:
@@ -134,9 +141,9 @@ def _folder(folder: pathlib.Path) -> PictureSet:
     if not paths:
         raise UserError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
 
-    def batches(batch_size: int) -> Iterator[UInt8[np.ndarray, "B H W 3"]]:
+    def batches(batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W 3"]]:
         shape = _picture(paths[0]).shape
-        for start in range(0, len(paths), batch_size):
+        for start in range(first, len(paths), batch_size):
             part = [_picture(path) for path in paths[start : start + batch_size]]
             for path, picture in zip(paths[start:], part, strict=False):
                 if picture.shape != shape:

@@ -26,6 +26,7 @@ def test_the_pictures_of_an_npz_come_in_order_and_in_batches(save, batch_size, t
     assert found.count == 5
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     np.testing.assert_array_equal(np.concatenate(batches), PICTURES)
+    np.testing.assert_array_equal(np.concatenate(list(found.batches(batch_size, 3))), PICTURES[3:])
     assert sets.read_statistics(tmp_path / "made.npz") is None
 
 
@@ -39,6 +40,7 @@ def test_the_pictures_of_a_folder_come_by_name_and_grey_ones_as_rgb(tmp_path):
     grey = np.repeat(PICTURES[3, :, :, :1], 3, axis=-1)
     assert found.count == 4
     np.testing.assert_array_equal(np.concatenate(list(found.batches(3))), [*PICTURES[:3], grey])
+    np.testing.assert_array_equal(np.concatenate(list(found.batches(1, 2))), [PICTURES[2], grey])
 
 
 def test_statistics_are_read_as_they_were_written_and_as_edm_and_adm_name_them(tmp_path):
