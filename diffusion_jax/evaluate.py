@@ -3,6 +3,7 @@
     python -m diffusion_jax.evaluate --checkpoint=runs/scenes
     python -m diffusion_jax.evaluate --checkpoint=runs/scenes --guidance_scales=1,2,4 --num_samples=256 --split=test
     python -m diffusion_jax.evaluate --checkpoint=runs/cifar10 --reference=data:train --inception=default_1.pt --num_samples=50000
+    python -m diffusion_jax.evaluate --checkpoint=runs/scenes --seeds=0,1,2
     python -m diffusion_jax.evaluate --samples=samples.npz --reference=VIRTUAL_imagenet64_labeled.npz --inception=default_1.pt
 
 For captioned scenes: samples the captions of a split that training never saw ("validation": new captions of known
@@ -19,11 +20,14 @@ Stopped (Ctrl-C, a lost machine), the same command goes on from the batches in O
 
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from diffusion_jax import cli, processes
+
+if TYPE_CHECKING:  # JAX is imported when the flags are checked
+    from diffusion_jax import sampling
 
 SAMPLES = flags.DEFINE_string("samples", None, "Pictures in place of a checkpoint: a folder, or an npz with arr_0.")
 REFERENCE = flags.DEFINE_string(
@@ -55,6 +59,9 @@ SPLIT = flags.DEFINE_enum("split", "validation", ["train", "validation", "test"]
 SAMPLER = flags.DEFINE_string("sampler", None, "A sampler's name, as sample.py's --sampler. [the config's]")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Sampler steps. [the config's]", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0, upper_bound=2**32 - 1)
+SEEDS = flags.DEFINE_list(
+    "seeds", None, "Seeds of sampling in place of --seed: figures for each, their mean and spread (standard deviation)."
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images sampled at a time, over all devices.", lower_bound=1)
 OUT = flags.DEFINE_string(
     "out",
@@ -82,65 +89,67 @@ def main(argv: list[str]) -> None:
     cli.start()
     scales = cli.floats("guidance_scales", GUIDANCE_SCALES.value)
     _check_flags()
+    seeds = _seeds()
     if SAMPLES.value or REFERENCE.value:
-        return _compare(scales)
-    import jax
-    import numpy as np
-    import tqdm
-
-    from diffusion_jax import build, sampling, vectors
-    from diffusion_jax.data.pipeline import as_text
-    from diffusion_jax.errors import UserError
-    from diffusion_jax.metrics import caption_checker
+        return _compare(scales, seeds)
+    from diffusion_jax import sampling, scores, vectors
 
     loaded = sampling.load(str(CHECKPOINT.value), {"sampler": SAMPLER.value, "num_steps": NUM_STEPS.value})
+    if vectors.is_vector(loaded.model):
+        record = _vectors(loaded)
+    else:
+        record = scores.score_captions(loaded, SPLIT.value, NUM_SAMPLES.value, scales, seeds, BATCH_SIZE.value)
+        sample = f"{record['sample']['sampler']} with {record['sample']['num_steps']} steps"
+        print(f"{record['num_samples']} captions of the {SPLIT.value} split, {sample}:")
+        print(score_table(scores.with_spread(record, "scores")))
+    _write(pathlib.Path(OUT.value) if OUT.value else loaded.workdir / f"scores_{SPLIT.value}.json", record)
+
+
+def _vectors(loaded: "sampling.Loaded") -> dict[str, Any]:
+    """The bound on the log2-likelihood of held-out vectors: prints it and returns it with how it came."""
+    import jax
+    import numpy as np
+
+    from diffusion_jax import build, vectors
+    from diffusion_jax.errors import UserError
+
+    if SEEDS.present:
+        raise UserError("this checkpoint's data are vectors, whose bound is of one --seed: leave --seeds out.")
     model, config = loaded.model, loaded.model.config
-    out = pathlib.Path(OUT.value) if OUT.value else loaded.workdir / f"scores_{SPLIT.value}.json"
-    if vectors.is_vector(model):
-        source = processes.first_then_others(lambda: build.source(config, SPLIT.value))
-        count = min(NUM_SAMPLES.value if NUM_SAMPLES.present else VECTORS, len(source))
-        x0 = np.stack([source[i]["image"] for i in range(count)])
-        scores = vectors.score(model, loaded.params, x0, SEED.value)
-        steps = config.diffusion.num_table_steps
-        print(
-            f"{config.data.name}, {count} of the {SPLIT.value} split, all {steps} steps; log2-likelihood in bits per example:"
-        )
-        print(vectors.score_text(scores))
-        record = {"checkpoint": str(loaded.workdir), "step": loaded.step, "split": SPLIT.value, "num_samples": count}
-        record |= {"seed": SEED.value, "jax": jax.__version__, "scores": scores}
-        return _write(out, record)
-    if config.data.name != "captioned_scenes" or config.model.condition != "text":
-        raise UserError(
-            "the caption checker reads text-conditional models of captioned_scenes; this checkpoint is another."
-        )
     source = processes.first_then_others(lambda: build.source(config, SPLIT.value))
-    count = min(NUM_SAMPLES.value, len(source))
-    examples = [source[i] for i in range(count)]
-    captions = [as_text(example["caption"]) for example in examples]
-    place = build.placement(config)
-    batch_size = -(-min(BATCH_SIZE.value, count) // place.num_devices) * place.num_devices
-    generate, grid, cond = build.generate(model, place), build.grid(model), build.prompt_cond(model, captions)
-    knobs = build.knobs(model)
-    scores = {"real renders": caption_checker.score(np.stack([example["image"] for example in examples]), captions)}
-    total = len(scales) * -(-count // batch_size) * config.sample.num_steps
-    with tqdm.tqdm(total=total, desc="sample", unit="step", dynamic_ncols=True) as bar:
-        for scale in scales:
-            scaled = knobs._replace(guidance_scale=scale)
-            made = generate(loaded.params, cond, np.arange(count), SEED.value, scaled, grid, batch_size, bar.update)
-            scores[f"guidance {scale:g}"] = caption_checker.score(made, captions)
-    print(f"{count} captions of the {SPLIT.value} split, {config.sample.sampler} with {config.sample.num_steps} steps:")
-    print(score_table(scores))
-    record = {
+    count = min(NUM_SAMPLES.value if NUM_SAMPLES.present else VECTORS, len(source))
+    x0 = np.stack([source[i]["image"] for i in range(count)])
+    scores = vectors.score(model, loaded.params, x0, SEED.value)
+    steps = config.diffusion.num_table_steps
+    print(
+        f"{config.data.name}, {count} of the {SPLIT.value} split, all {steps} steps; log2-likelihood in bits per example:"
+    )
+    print(vectors.score_text(scores))
+    return {
         "checkpoint": str(loaded.workdir),
         "step": loaded.step,
         "split": SPLIT.value,
         "num_samples": count,
         "seed": SEED.value,
-        "sample": config.sample.to_dict(),
         "jax": jax.__version__,
         "scores": scores,
     }
-    _write(out, record)
+
+
+def _seeds() -> tuple[int, ...]:
+    """Of sampling: those of --seeds, or the one of --seed."""
+    from diffusion_jax.errors import UserError
+
+    if SEEDS.value is None:
+        return (SEED.value,)
+    if SEED.present:
+        raise UserError("--seeds takes the place of --seed: give one of the two.")
+    if not all(text.isascii() and text.isdigit() and int(text) < 2**32 for text in SEEDS.value):
+        raise UserError(f"--seeds={','.join(SEEDS.value)}: wants whole numbers from 0 to 4294967295, such as 0,1,2.")
+    seeds = tuple(map(int, SEEDS.value))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds={','.join(SEEDS.value)}: wants one seed or more, each once.")
+    return seeds
 
 
 def _check_flags() -> None:
@@ -151,7 +160,7 @@ def _check_flags() -> None:
         raise UserError("give a --checkpoint, or a folder or npz of --samples: one of the two.")
     if SAMPLES.value and not (REFERENCE.value or SAVE_STATISTICS.value):
         raise UserError("--samples are compared with a --reference (or summed up by --save_statistics): give one.")
-    unused = [GUIDANCE_SCALES, SAMPLER, NUM_STEPS, SPLIT] if SAMPLES.value else []
+    unused = [GUIDANCE_SCALES, SAMPLER, NUM_STEPS, SPLIT, SEEDS] if SAMPLES.value else []
     if not (REFERENCE.value or SAMPLES.value):
         unused += [INCEPTION, RESIZE, SAVE_STATISTICS, KID_SUBSETS, KID_SUBSET_SIZE, NEIGHBOURS]
     if given := [flag.name for flag in unused if flag.present]:
@@ -161,7 +170,7 @@ def _check_flags() -> None:
         raise UserError(f"--{given[0]} does nothing with {kind}: leave it out.")
 
 
-def _compare(scales: list[float]) -> None:
+def _compare(scales: list[float], seeds: tuple[int, ...]) -> None:
     from diffusion_jax import sampling, scores, vectors
     from diffusion_jax.errors import UserError
     from diffusion_jax.metrics import kept
@@ -181,7 +190,7 @@ def _compare(scales: list[float]) -> None:
         resize=RESIZE.value,
         num_samples=NUM_SAMPLES.value if NUM_SAMPLES.present or loaded else None,
         split=SPLIT.value,
-        seed=SEED.value,
+        seeds=seeds,
         batch_size=BATCH_SIZE.value,
         save_statistics=SAVE_STATISTICS.value,
         protocol=Protocol(KID_SUBSETS.value, KID_SUBSET_SIZE.value, NEIGHBOURS.value, seed=SEED.value),

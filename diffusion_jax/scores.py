@@ -1,22 +1,26 @@
-"""Pictures beside real ones: FID and its kin of a checkpoint's samples, a folder or an npz, with their whole protocol."""
+"""Figures with their whole protocol: FID and its kin of pictures beside real ones, and what samples show of captions."""
 
 import dataclasses
 import functools
+import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 from jaxtyping import UInt8
+from ml_collections import ConfigDict
 
 import diffusion_jax
 from diffusion_jax import build, processes
 from diffusion_jax.data.pipeline import as_text
 from diffusion_jax.errors import UserError
+from diffusion_jax.generate import Progress
 from diffusion_jax.interop.inception import HOW_TO_GET
-from diffusion_jax.metrics import comparison, features, kept, sets
+from diffusion_jax.metrics import caption_checker, comparison, features, kept, sets
+from diffusion_jax.models import Params
 from diffusion_jax.sampling import Loaded
 from diffusion_jax.training.placement import Placement, make_placement
 
@@ -34,7 +38,7 @@ class Request:
     inception: the file of FID's Inception.
     num_samples: pictures; of `samples` the first, all of them where it is None.
     split: of the checkpoint's data set, whose captions are sampled.
-    seed: of the samples.
+    seeds: of a checkpoint's samples; each makes sets of its own.
     """
 
     samples: str | None
@@ -43,7 +47,7 @@ class Request:
     resize: str
     num_samples: int | None
     split: str
-    seed: int
+    seeds: tuple[int, ...]
     batch_size: int
     save_statistics: str | None
     protocol: comparison.Protocol
@@ -56,7 +60,7 @@ def compare(
 
     Args:
       loaded: the checkpoint that makes the pictures; None where they are there.
-      scales: its guidance scales; each is a set of its own.
+      scales: its guidance scales; each has a set for each seed.
       part: a folder for what is done: after a stop the same request goes on from there. The caller removes it.
 
     Raises:
@@ -64,8 +68,8 @@ def compare(
     """
     if request.inception is None:
         raise UserError(f"figures of pictures need --inception=FILE, the weights of FID's Inception. {HOW_TO_GET}")
-    if request.save_statistics and loaded and len(scales) > 1:
-        raise UserError("--save_statistics is of one set: give one of --guidance_scales.")
+    if request.save_statistics and loaded and len(scales) * len(request.seeds) > 1:
+        raise UserError("--save_statistics is of one set: give one of --guidance_scales, and one seed.")
     place = build.placement(loaded.model.config) if loaded else make_placement("pmap")
     extractor = features.inception_extractor(request.inception, request.resize)
     batch_size = -(-request.batch_size // place.num_devices) * place.num_devices
@@ -104,14 +108,107 @@ def compare(
             except ValueError as error:
                 raise UserError(f"{known.name} does not fit these features: {error}") from error
         record["figures"][made_set.name] = found
+    if loaded and len(request.seeds) > 1:
+        record["over_seeds"] = over_seeds(record["figures"], scales, request.seeds)
     if any(record["figures"].values()):
         print(table(record))
     return record
 
 
+def captions_can_be_read(config: ConfigDict) -> bool:
+    """Whether the caption checker reads a model's samples: they are of captioned scenes, by their text."""
+    return config.data.name == "captioned_scenes" and config.model.condition == "text"
+
+
+def caption_scorer(
+    model: build.Model, place: Placement, examples: list[dict[str, Any]], batch_size: int
+) -> Callable[..., dict[str, float]]:
+    """What samples of the captions of `examples` show of them, as the caption checker reads it.
+
+    Returns:
+      (params, scale of guidance, seed, progress as of `generate`) -> scores by attribute.
+    """
+    captions, indices = _captions(examples), np.arange(len(examples))
+    generate, grid, cond = build.generate(model, place), build.grid(model), build.prompt_cond(model, captions)
+
+    def score(params: Params, scale: float, seed: int, progress: Progress | None = None) -> dict[str, float]:
+        knobs = build.knobs(model)._replace(guidance_scale=scale)
+        made = generate(params, cond, indices, seed, knobs, grid, batch_size, progress)
+        return caption_checker.score(made, captions)
+
+    return score
+
+
+def score_captions(
+    loaded: Loaded, split: str, num_samples: int, scales: list[float], seeds: tuple[int, ...], batch_size: int
+) -> dict[str, Any]:
+    """Scores by attribute of samples of a split's captions, beside those of its own pictures, with their protocol.
+
+    Args:
+      num_samples: the split's first ones; all of them where it has fewer.
+      scales, seeds: each pair makes samples of its own.
+
+    Raises:
+      UserError: the checker cannot read them.
+    """
+    config, place = loaded.model.config, build.placement(loaded.model.config)
+    if not captions_can_be_read(config):
+        raise UserError(
+            "the caption checker reads text-conditional models of captioned_scenes; this checkpoint is another."
+        )
+    source = _source(loaded, split)
+    examples = [source[i] for i in range(min(num_samples, len(source)))]
+    batch_size = -(-min(batch_size, len(examples)) // place.num_devices) * place.num_devices
+    scorer = caption_scorer(loaded.model, place, examples, batch_size)
+    pictures = np.stack([example["image"] for example in examples])
+    scores = {"real renders": caption_checker.score(pictures, _captions(examples))}
+    steps = -(-len(examples) // batch_size) * (len(build.grid(loaded.model)) - 1)
+    with tqdm.tqdm(total=len(scales) * len(seeds) * steps, desc="sample", unit="step", dynamic_ncols=True) as bar:
+        for scale, seed in itertools.product(scales, seeds):
+            scores[set_name(scale, seed, seeds)] = scorer(loaded.params, scale, seed, bar.update)
+    record = {
+        "checkpoint": str(loaded.workdir),
+        "step": loaded.step,
+        "split": split,
+        "num_samples": len(examples),
+        "seeds": list(seeds),
+        "sample": config.sample.to_dict(),
+        "jax": jax.__version__,
+        "scores": scores,
+    }
+    return record | ({"over_seeds": over_seeds(scores, scales, seeds)} if len(seeds) > 1 else {})
+
+
+def _captions(examples: list[dict[str, Any]]) -> list[str]:
+    return [as_text(example["caption"]) for example in examples]
+
+
+def set_name(scale: float, seed: int, seeds: tuple[int, ...]) -> str:
+    """What the samples of a scale of guidance and a seed are called; the seed is told where there are several."""
+    return f"guidance {scale:g}" + (f", seed {seed}" if len(seeds) > 1 else "")
+
+
+def over_seeds(
+    rows: dict[str, dict[str, float]], scales: list[float], seeds: tuple[int, ...]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean and spread over the seeds, for each scale of guidance; `rows` are by `set_name`."""
+    return {
+        f"guidance {scale:g}": comparison.over_seeds([rows[set_name(scale, seed, seeds)] for seed in seeds])
+        for scale in scales
+    }
+
+
+def with_spread(record: dict[str, Any], figures: str) -> dict[str, dict[str, float]]:
+    """The rows of a record's figures and, where it has them, those of means and spreads over seeds."""
+    more = {
+        f"{name}, {which}": row for name, both in record.get("over_seeds", {}).items() for which, row in both.items()
+    }
+    return record[figures] | more
+
+
 def table(record: dict[str, Any]) -> str:
     """The figures as a table in Markdown, N and the reference in its first cells."""
-    rows = record["figures"]
+    rows = with_spread(record, "figures")
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     reference = (record["reference"] or {}).get("name", "-")
     lines = ["| | N | beside | " + " | ".join(names) + " |", "|---|---|---|" + "---|" * len(names)]
@@ -149,7 +246,7 @@ def _depends_on(
         "data": str(config.data.to_dict()),
         "split": request.split,
         "guidance_scales": scales,
-        "seed": request.seed,
+        "seeds": request.seeds,
     }
 
 
@@ -201,7 +298,7 @@ def _source(loaded: Loaded, split: str) -> Any:
 
 
 def _sampled(loaded: Loaded, place: Placement, request: Request, scales: list[float]) -> list[sets.PictureSet]:
-    """A checkpoint's samples, a set for each scale of guidance; one program serves them all.
+    """A checkpoint's samples, a set for each scale of guidance and seed; one program serves them all.
 
     Number i has the caption of example i of the split, or a random class."""
     model, count = loaded.model, request.num_samples or 0
@@ -209,23 +306,27 @@ def _sampled(loaded: Loaded, place: Placement, request: Request, scales: list[fl
         raise UserError(
             "this checkpoint changes given pictures: sample it by sample.py, and give --samples=FOLDER/samples.npz."
         )
-    cond: dict[str, np.ndarray] = {}
+    captions: dict[str, np.ndarray] = {}
     if model.config.model.condition == "text":
         source = _source(loaded, request.split)
-        cond = build.prompt_cond(model, [as_text(source[i % len(source)]["caption"]) for i in range(count)])
-    elif model.config.model.condition == "label":
-        labels = np.random.default_rng(request.seed).integers(model.config.data.num_classes, size=count)
-        cond = {"label": labels.astype(np.int32)}
+        captions = build.prompt_cond(model, [as_text(source[i % len(source)]["caption"]) for i in range(count)])
     generate, grid = build.generate(model, place), build.grid(model)
 
-    def batches(scale: float, batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
-        knobs = build.knobs(model)._replace(guidance_scale=scale)
+    def batches(scale: float, seed: int, batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
+        knobs, cond = build.knobs(model)._replace(guidance_scale=scale), captions
+        if model.config.model.condition == "label":
+            labels = np.random.default_rng(seed).integers(model.config.data.num_classes, size=count)
+            cond = {"label": labels.astype(np.int32)}
         for start in range(first, count, batch_size):
             rows = np.arange(start, min(start + batch_size, count))
             part = jax.tree.map(lambda x, rows=rows: x[rows], cond)
-            yield generate(loaded.params, part, rows, request.seed, knobs, grid, batch_size)
+            yield generate(loaded.params, part, rows, seed, knobs, grid, batch_size)
 
-    return [sets.PictureSet(f"guidance {scale:g}", count, functools.partial(batches, scale)) for scale in scales]
+    return [
+        sets.PictureSet(set_name(scale, seed, request.seeds), count, functools.partial(batches, scale, seed))
+        for scale in scales
+        for seed in request.seeds
+    ]
 
 
 def _recipe(loaded: Loaded, request: Request) -> dict[str, Any]:
@@ -237,7 +338,7 @@ def _recipe(loaded: Loaded, request: Request) -> dict[str, Any]:
     return {
         "checkpoint": str(loaded.workdir),
         "step": loaded.step,
-        "seed": request.seed,
+        "seeds": list(request.seeds),
         "split": request.split,
         "sample": sample.to_dict(),
         "network_evaluations": calls * (2 if guided else 1),

@@ -13,8 +13,9 @@ import pytest
 from configs.scenes import get_config
 from diffusion_jax import build, sampling, scores
 from diffusion_jax.data.captions import CaptionTokenizer
+from diffusion_jax.data.scenes import caption, describe, draw_scene, render
 from diffusion_jax.errors import UserError
-from diffusion_jax.metrics import comparison, features, moments, sets
+from diffusion_jax.metrics import caption_checker, comparison, features, moments, sets
 from diffusion_jax.metrics.frechet import frechet_distance
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -42,7 +43,7 @@ def request(**changes):
         "resize": "tensorflow",
         "num_samples": None,
         "split": "validation",
-        "seed": 0,
+        "seeds": (0,),
         "batch_size": 16,
         "save_statistics": None,
         "protocol": comparison.Protocol(),
@@ -186,6 +187,48 @@ def test_a_checkpoint_that_was_trained_on_is_another_request(loaded, tmp_path, m
     assert "(checkpoint changed)" in capsys.readouterr().out
 
 
+@pytest.fixture
+def scenes(loaded, monkeypatch):
+    """The checkpoint, and a split of six real scenes."""
+    drawn = [draw_scene(0, i, "test", max_objects=1) for i in range(6)]
+    rendered = [{"image": render(scene, 32), "caption": caption(describe(scene)).encode()} for scene in drawn]
+    monkeypatch.setattr(build, "source", lambda config, split: rendered)
+    return loaded[0]
+
+
+def test_each_seed_has_figures_of_its_own_and_their_mean_and_spread_are_told(scenes, tmp_path, capsys):
+    np.savez(tmp_path / "real.npz", REAL)
+    told = {"reference": str(tmp_path / "real.npz"), "num_samples": 6, "batch_size": 6}
+    record = scores.compare(request(**told, seeds=(3, 8)), scenes, [1.0, 2.0])
+    rows = record["figures"]
+    assert list(rows) == [f"guidance {scale}, seed {seed}" for scale in (1, 2) for seed in (3, 8)]
+    alone = scores.compare(request(**told, seeds=(8,)), scenes, [2.0])
+    assert alone["figures"] == {"guidance 2": rows["guidance 2, seed 8"]}
+    assert "over_seeds" not in alone
+    one, other = rows["guidance 2, seed 3"]["fid"], rows["guidance 2, seed 8"]["fid"]
+    both = record["over_seeds"]["guidance 2"]
+    assert one != other
+    np.testing.assert_allclose(both["mean"]["fid"], (one + other) / 2)
+    np.testing.assert_allclose(both["spread"]["fid"], abs(one - other) / 2**0.5)
+    assert record["made"]["seeds"] == [3, 8]
+    assert f"| guidance 2, spread | 6 | {told['reference']} | {both['spread']['fid']:.4f} |" in capsys.readouterr().out
+
+
+def test_captions_are_scored_by_seed_beside_their_own_pictures(scenes, monkeypatch):
+    checker = caption_checker.score
+    monkeypatch.setattr(caption_checker, "score", lambda x, said: checker(x, said) | {"grey": float(np.mean(x))})
+    record = json.loads(json.dumps(scores.score_captions(scenes, "test", 4, [1.0, 2.0], (0, 1), 4)))
+    rows = record["scores"]
+    assert all(value == 1 for name, value in rows["real renders"].items() if name != "grey")
+    assert len({row["grey"] for row in rows.values()}) == 5
+    greys = [rows[f"guidance 2, seed {seed}"]["grey"] for seed in (0, 1)]
+    np.testing.assert_allclose(record["over_seeds"]["guidance 2"]["mean"]["grey"], np.mean(greys))
+    assert record["num_samples"] == 4
+    alone = scores.score_captions(scenes, "test", 4, [2.0], (1,), 4)
+    assert alone["scores"]["guidance 2"] == rows["guidance 2, seed 1"]
+    assert "over_seeds" not in alone
+
+
 def test_what_is_missing_or_does_not_fit_is_told_in_a_line(tmp_path, loaded):
     np.savez(tmp_path / "made.npz", MADE)
     np.savez(tmp_path / "other.npz", mu=np.zeros(7), sigma=np.eye(7))
@@ -206,12 +249,56 @@ def test_what_is_missing_or_does_not_fit_is_told_in_a_line(tmp_path, loaded):
         scores.compare(request(reference=made, save_statistics="s.npz", num_samples=2), loaded[0], [1.0, 2.0])
 
 
+COMMAND = """
+import sys
+sys.path.insert(0, "tests")
+import test_scores
+from diffusion_jax import cli, evaluate
+from diffusion_jax.metrics import features
+
+whole, stop = features.extract, int(sys.argv.pop())
+
+def extract(*arguments):
+    for number, found in enumerate(whole(*arguments)):
+        if number == stop:
+            raise KeyboardInterrupt
+        yield found
+
+features.inception_extractor = lambda path, resize: features.Extractor("", "", test_scores.WEIGHTS, test_scores.apply, {})
+features.extract = extract
+cli.run(evaluate.main)
+"""
+
+
+def test_the_command_says_when_stopped_that_it_goes_on_and_leaves_nothing_but_the_figures(tmp_path):
+    np.savez(tmp_path / "made.npz", MADE)
+    arguments = [f"--{name}={tmp_path / 'made.npz'}" for name in ("samples", "reference")]
+    arguments += ["--inception=a", "--batch_size=8", f"--out={tmp_path / 'new' / 'out.json'}"]
+
+    def run(stop):
+        command = [sys.executable, "-c", COMMAND, *arguments, str(stop)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    stopped = run(3)
+    assert stopped.returncode == 130, stopped.stderr
+    assert "out.json.part keeps what is done: the same command goes on" in stopped.stdout
+    assert len(list((tmp_path / "new" / "out.json.part").glob("real_*.npz"))) == 3
+    done = run(9)
+    assert done.returncode == 0, done.stderr
+    assert "going on with the 3 batches" in done.stdout
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.json"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "give a --checkpoint"),
         (["--samples=a", "--reference=b", "--split=test"], "--split does nothing"),
         (["--checkpoint=a", "--resize=pytorch"], "--resize does nothing"),
+        (["--samples=a", "--reference=b", "--seeds=0,1"], "--seeds does nothing"),
+        (["--checkpoint=a", "--seeds=0,1", "--seed=2"], "takes the place of --seed"),
+        (["--checkpoint=a", "--seeds=0,-1"], "wants whole numbers"),
+        (["--checkpoint=a", "--seeds=1,1"], "each once"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(arguments, words):

@@ -1,6 +1,6 @@
 """From the features of two sets of pictures to all figures that they allow."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -111,3 +111,29 @@ def figures(
     if smaller > protocol.neighbours:
         found |= neighbours(real, made.pool, protocol.neighbours)._asdict()
     return found
+
+
+def over_seeds(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The mean and the spread of each figure over sets that differ in their seed alone.
+
+    The spread is the standard deviation of one set about the others', sum (x - mean)^2 / (n - 1) under the root.
+
+    Args:
+      rows: the figures of two sets or more; a figure that one of them lacks is left out.
+
+    Returns:
+      {"mean": figures, "spread": figures}.
+
+    Raises:
+      ValueError: there are fewer than two sets.
+
+    >>> over_seeds([{"fid": 3.0}, {"fid": 5.0}])["mean"]
+    {'fid': 4.0}
+    """
+    if len(rows) < 2:
+        raise ValueError(f"a spread is of at least 2 sets; got {len(rows)}.")
+    columns = {name: [row[name] for row in rows] for name in rows[0] if all(name in row for row in rows)}
+    return {
+        "mean": {name: float(np.mean(values)) for name, values in columns.items()},
+        "spread": {name: float(np.std(values, ddof=1)) for name, values in columns.items()},
+    }

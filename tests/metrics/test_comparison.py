@@ -89,3 +89,11 @@ def test_grey_pictures_are_shown_as_rgb_and_others_are_refused():
             list(extract(EXTRACTOR, placement, [wrong], 4))
     with pytest.raises(ValueError, match="no pictures"):
         comparison.gather("nothing", [])
+
+
+def test_the_spread_over_seeds_is_the_standard_deviation_of_one_set():
+    found = comparison.over_seeds([{"fid": 1.0, "kid": 5.0}, {"fid": 2.0, "kid": 5.0}, {"fid": 6.0}])
+    assert found["mean"] == {"fid": 3.0}
+    np.testing.assert_allclose(found["spread"]["fid"], 7**0.5)
+    with pytest.raises(ValueError, match="at least 2"):
+        comparison.over_seeds([{"fid": 1.0}])
