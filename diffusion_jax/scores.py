@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import tqdm
 from jaxtyping import UInt8
-from ml_collections import ConfigDict
 
 import diffusion_jax
 from diffusion_jax import build, processes
@@ -115,8 +114,9 @@ def compare(
     return record
 
 
-def captions_can_be_read(config: ConfigDict) -> bool:
+def captions_can_be_read(model: build.Model) -> bool:
     """Whether the caption checker reads a model's samples: they are of captioned scenes, by their text."""
+    config = model.config
     return config.data.name == "captioned_scenes" and config.model.condition == "text"
 
 
@@ -152,7 +152,7 @@ def score_captions(
       UserError: the checker cannot read them.
     """
     config, place = loaded.model.config, build.placement(loaded.model.config)
-    if not captions_can_be_read(config):
+    if not captions_can_be_read(loaded.model):
         raise UserError(
             "the caption checker reads text-conditional models of captioned_scenes; this checkpoint is another."
         )
@@ -252,22 +252,7 @@ def _depends_on(
 
 def _given(request: Request) -> sets.PictureSet:
     """The pictures of --samples, the first of them where so many are asked for."""
-    found = sets.read_pictures(str(request.samples))
-    if found is None:
-        raise UserError(f"{request.samples} has no pictures: an npz keeps them as arr_0.")
-    count = min(found.count, request.num_samples or found.count)
-
-    def batches(batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
-        seen = first
-        if seen >= count:
-            return
-        for batch in found.batches(batch_size, first):
-            yield batch[: count - seen]
-            seen += len(batch)
-            if seen >= count:
-                return
-
-    return sets.PictureSet(found.name, count, batches)
+    return sets.first_of(sets.pictures(str(request.samples)), request.num_samples)
 
 
 def _reference(text: str | None, loaded: Loaded | None) -> tuple[sets.Statistics | None, sets.PictureSet | None]:

@@ -299,6 +299,9 @@ def test_the_command_says_when_stopped_that_it_goes_on_and_leaves_nothing_but_th
         (["--checkpoint=a", "--seeds=0,1", "--seed=2"], "takes the place of --seed"),
         (["--checkpoint=a", "--seeds=0,-1"], "wants whole numbers"),
         (["--checkpoint=a", "--seeds=1,1"], "each once"),
+        (["--checkpoint=a", "--pairs=b"], "--pairs are compared"),
+        (["--samples=a", "--pairs=b", "--inception=c"], "--inception does nothing with --pairs"),
+        (["--samples=a", "--reference=b", "--lpips=c"], "--lpips does nothing"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(arguments, words):

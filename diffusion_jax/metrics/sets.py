@@ -114,6 +114,35 @@ def read_pictures(path: str | os.PathLike) -> PictureSet | None:
     return PictureSet(str(path), shape[0], batches)
 
 
+def pictures(path: str | os.PathLike) -> PictureSet:
+    """As `read_pictures`, where there must be some.
+
+    Raises:
+      UserError: there are none; and as `read_pictures`.
+    """
+    found = read_pictures(path)
+    if found is None:
+        raise UserError(f"{path} has no pictures: an npz keeps them as arr_0.")
+    return found
+
+
+def first_of(found: PictureSet, count: int | None) -> PictureSet:
+    """The first pictures of a set; all of them where count is None, or there are no more."""
+    count = found.count if count is None else min(count, found.count)
+
+    def batches(batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
+        seen = first
+        if seen >= count:
+            return
+        for batch in found.batches(batch_size, first):
+            yield batch[: count - seen]
+            seen += len(batch)
+            if seen >= count:
+                return
+
+    return PictureSet(found.name, count, batches)
+
+
 def _opened(path: str | os.PathLike) -> np.lib.npyio.NpzFile:
     try:
         file = np.load(path, allow_pickle=False)
