@@ -128,6 +128,7 @@ def get_config() -> ConfigDict:
                 "num_steps": 100_000,  # where training stops
                 "log_every_steps": 100,
                 "sample_every_steps": 5_000,
+                "evaluate_every_steps": 0,  # captioned scenes: the caption checker's scores as metrics score_*; 0 is off
                 "checkpoint_every_steps": 5_000,
                 "checkpoints_to_keep": 3,
                 "max_skipped_steps": 20,  # so many in a row whose loss or gradient is not finite end the run; 0 is no limit
@@ -166,6 +167,10 @@ def get_config() -> ConfigDict:
                     "a large green triangle on a grey background",
                     "a large yellow star on a black background",
                 ),
+            },
+            "evaluate": {  # while it trains, with sample's sampler and guidance_scale
+                "num_samples": 64,  # pictures, of the split's first captions
+                "split": "validation",  # or test: pairs of colour and shape that training never sees together
             },
             "parallel": {
                 "placement": "pmap",  # pmap (data-parallel, parameters replicated), sharded (over a mesh) or single

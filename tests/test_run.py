@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from configs.scenes import get_config
-from diffusion_jax import build, images, sampling
+from diffusion_jax import build, images, sampling, scores
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Inputs, Knobs
+from diffusion_jax.metrics import caption_checker
 from diffusion_jax.training import checkpoint, run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -91,6 +92,27 @@ def test_a_resumed_run_equals_the_straight_one_bit_for_bit(trained, data_dir, tm
     jax.tree.map(np.testing.assert_array_equal, straight, resumed)
     ours, theirs = (list(csv.DictReader((w / "metrics.csv").open())) for w in (trained, tmp_path))
     assert [(row["step"], row["loss"]) for row in ours] == [(row["step"], row["loss"]) for row in theirs]
+
+
+def test_a_run_tells_what_its_samples_show_of_captions_and_may_cease_to(data_dir, tmp_path, monkeypatch):
+    checker = caption_checker.score
+    monkeypatch.setattr(caption_checker, "score", lambda x, said: checker(x, said) | {"count": float(np.mean(x))})
+    config = tiny_config(data_dir, num_steps=2, evaluate_every_steps=1, log_every_steps=2)
+    config.evaluate.num_samples = 3
+    run.train(config, tmp_path, time.monotonic())
+    one, two = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [(row["step"], row["score_all"] != "") for row in (one, two)] == [("1", True), ("2", True)]
+    loaded = sampling.load(str(tmp_path), {})
+    scales = [config.sample.guidance_scale]
+    told = scores.score_captions(loaded, "validation", 3, scales, (config.seed,), 3)["scores"][
+        f"guidance {scales[0]:g}"
+    ]
+    assert {name: float(two[f"score_{name}"]) for name in told} == pytest.approx(told, rel=1e-3)
+    assert one["score_count"] != two["score_count"]
+    assert run._resume(tiny_config(data_dir), tmp_path)[0] == 2
+    config.model.condition = "none"
+    with pytest.raises(UserError, match="Set it to 0"):
+        run.train(config, tmp_path / "other", time.monotonic())
 
 
 def test_a_finished_run_started_again_changes_nothing(trained, data_dir, capsys):

@@ -18,7 +18,8 @@ class MetricWriter:
     """Scalars to WORKDIR/metrics.csv (one row per step written) and to TensorBoard (WORKDIR/tensorboard).
 
     A scalar that a step does not have is left blank. A resumed run drops the CSV's rows beyond the step that it starts
-    from, so that no step stands there twice. Of several processes the first one writes, the others' write nothing.
+    from, so that no step stands there twice, and keeps columns that it no longer writes. Of several processes the first
+    one writes, the others' write nothing.
     """
 
     def __init__(self, workdir: pathlib.Path, names: tuple[str, ...], first_step: int):
@@ -26,6 +27,7 @@ class MetricWriter:
         if not self._writes:
             return
         self._path = workdir / "metrics.csv"
+        self._names += tuple(name for name in self._columns() if name not in self._names)
         kept = [row for row in self._rows() if int(row["step"]) <= first_step]
         fresh = self._path.with_suffix(".tmp")
         with fresh.open("w", newline="") as file:
@@ -62,6 +64,12 @@ class MetricWriter:
             if isinstance(writer := self._tensorboard.file_writer, tensorboardX.FileWriter):
                 writer.event_writer.close = lambda: None
             raise
+
+    def _columns(self) -> list[str]:
+        if not self._path.exists():
+            return []
+        with self._path.open(newline="") as file:
+            return [name for name in next(csv.reader(file), []) if name]
 
     def _rows(self) -> list[dict[str, str]]:
         if not self._path.exists():

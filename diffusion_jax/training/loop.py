@@ -31,6 +31,7 @@ class Cadence(NamedTuple):
     """When a run does what, in steps; it stops at num_steps, whatever the learning rate does.
 
     snapshot_every_steps: 0 is never.
+    evaluate_every_steps: where there is such a hook; metrics are logged then too.
     max_skipped_steps: as many in a row, seen where metrics are logged, and the run has diverged; 0 is no limit.
     """
 
@@ -40,6 +41,7 @@ class Cadence(NamedTuple):
     checkpoint_every_steps: int
     snapshot_every_steps: int = 0
     max_skipped_steps: int = 0
+    evaluate_every_steps: int = 1
 
 
 class Hooks(NamedTuple):
@@ -50,6 +52,7 @@ class Hooks(NamedTuple):
     sample_grid: (step, EMA parameters) -> a picture; None where a model has nothing to show.
     snapshot: keeps the averages of a state; called where cadence.snapshot_every_steps is not 0.
     preempted: step -> whether to save and stop there; with several processes, the same on all of them.
+    evaluate: EMA parameters -> figures by name, for metrics; None where there are none.
     skipped_examples: of this process's share, those since its start that could not be used.
     """
 
@@ -60,6 +63,7 @@ class Hooks(NamedTuple):
     snapshot: Callable[[TrainState], None] = lambda state: None
     preempted: Callable[[int], bool] = lambda step: False
     skipped_examples: Callable[[], int] = lambda: 0
+    evaluate: Callable[[Any], dict[str, float]] | None = None
 
 
 class Diverged(Exception):
@@ -143,8 +147,12 @@ def train(
             log.add(i, values)
             bar.update()
             last = i == cadence.num_steps
-            if i % cadence.log_every_steps == 0 or last:
-                log.write(i, state.guard, cadence.max_skipped_steps)
+            figures = {}
+            if hooks.evaluate and (i % cadence.evaluate_every_steps == 0 or last):
+                with clock.spent(SAMPLES):
+                    figures = hooks.evaluate(state.ema_params)
+            if i % cadence.log_every_steps == 0 or last or figures:
+                log.write(i, state.guard, cadence.max_skipped_steps, figures)
             if cadence.snapshot_every_steps and (i % cadence.snapshot_every_steps == 0 or last):
                 with clock.spent(CHECKPOINTS):
                     hooks.snapshot(state)
@@ -183,8 +191,8 @@ class _Log:
         elif len(self._window) > AHEAD:
             jax.block_until_ready(self._window[-1 - AHEAD])
 
-    def write(self, step: int, guard: Guard, max_skipped_steps: int) -> None:
-        """Writes what was taken in; raises Diverged after too many skipped steps."""
+    def write(self, step: int, guard: Guard, max_skipped_steps: int, figures: dict[str, float]) -> None:
+        """Writes what was taken in, and the figures; raises Diverged after too many skipped steps."""
         window, guard = jax.device_get((self._window, guard))
         scalars, now = summary(window), time.monotonic()
         self._last_loss = loss = scalars.get("loss", self._last_loss)
@@ -193,7 +201,7 @@ class _Log:
             "skipped_examples": self._skipped(),
             "steps_per_second": (step - self._since_step) / max(now - self._since, 1e-9),
         }
-        scalars |= {f"time_{name}": share for name, share in self._clock.shares().items()}
+        scalars |= {f"time_{name}": share for name, share in self._clock.shares().items()} | figures
         self._metrics.write(step, scalars)
         shown = {} if loss is None else {"loss": f"{loss:.4f}"}
         self._bar.set_postfix(shown, goodput=f"{scalars['time_steps']:.0%}", skipped=scalars["skipped_steps"])

@@ -4,7 +4,8 @@ import contextlib
 import functools
 import pathlib
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,11 +27,13 @@ from diffusion_jax.training.step import TrainState, init_state
 # Fields that may change when a run is continued: they decide when it stops and what it shows, not what it learns.
 FREE_FIELDS = (
     *("train.num_steps", "train.log_every_steps", "train.sample_every_steps", "train.checkpoint_every_steps"),
-    *("train.checkpoints_to_keep", "train.accumulation", "train.max_skipped_steps", "train.rollbacks"),
+    *("train.evaluate_every_steps", "train.checkpoints_to_keep"),
+    *("train.accumulation", "train.max_skipped_steps", "train.rollbacks"),
     *("ema.snapshot_every_steps", "data.dir", "data.on_error", "data.workers", "model.remat", "model.attention"),
 )
-FREE_GROUPS = ("sample.", "parallel.")
+FREE_GROUPS = ("sample.", "evaluate.", "parallel.")
 TOKENIZER_CAPTIONS = 20_000
+EVALUATED_AT_A_TIME = 64  # pictures, over all devices
 MAX_CLASSES = 16  # rows of the pictures that training shows
 
 
@@ -85,7 +88,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
         config.train.checkpoint_every_steps,
         config.ema.snapshot_every_steps if stds else 0,
         config.train.max_skipped_steps,
+        config.train.evaluate_every_steps,  # 0 has no hook
     )
+    evaluate = _evaluate(model, place) if config.train.evaluate_every_steps else None
     sample_grid = _sample_grid(model, place, workdir)
 
     def train_from(state: TrainState, started: float) -> tuple[TrainState, str | None]:
@@ -100,7 +105,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
             workers=config.data.workers,
         )
         snapshots = Snapshots(workdir, stds, int(state.step))
-        with contextlib.closing(MetricWriter(workdir, loop.METRICS, int(state.step))) as metrics:
+        names = loop.METRICS + (evaluate.names if evaluate else ())
+        with contextlib.closing(MetricWriter(workdir, names, int(state.step))) as metrics:
             hooks = loop.Hooks(
                 lambda state: checkpoints.save(state, plain, text),
                 checkpoints.wait,
@@ -109,6 +115,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
                 lambda state: snapshots.write(int(state.step), state.more_ema[len(config.ema.more_decays) :]),
                 checkpoints.preempted,
                 lambda: batches.skipped,
+                evaluate and evaluate.figures,
             )
             return loop.train(state, step, batches, cadence, hooks, started)
 
@@ -148,7 +155,7 @@ def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, Capt
     if changes:
         raise UserError(
             f"{workdir} holds a run of another config: {'; '.join(changes)}. Choose another --workdir, or give the config of "
-            f"that run (only {', '.join(FREE_FIELDS)} and the groups sample, parallel may change)."
+            f"that run (only {', '.join(FREE_FIELDS)} and the groups sample, evaluate, parallel may change)."
         )
     return step, CaptionTokenizer.from_json(text) if text else None
 
@@ -236,6 +243,38 @@ def _sample_grid(
         return made.reshape(len(labels), per_prompt, *made.shape[1:])
 
     return SampleGrid(workdir, labels, sample)
+
+
+class _Evaluation(NamedTuple):
+    """The metrics that `figures`, of EMA parameters, has; or some of them."""
+
+    names: tuple[str, ...]
+    figures: Callable[[Any], dict[str, float]]
+
+
+def _evaluate(model: build.Model, place: Placement) -> _Evaluation:
+    """What samples of a few captions of config.evaluate.split show of them."""
+    from diffusion_jax import scores  # here, since it brings all that evaluation needs
+    from diffusion_jax.metrics.caption_checker import MIN_IMAGE_SIZE, Scores
+
+    config = model.config
+    if not scores.captions_can_be_read(model) or model.image_shape[0] < MIN_IMAGE_SIZE:
+        raise UserError(
+            "config.train.evaluate_every_steps is for text-conditional models of captioned_scenes of at least "
+            f"{MIN_IMAGE_SIZE} pixels. Set it to 0, and score checkpoints by python -m diffusion_jax.evaluate."
+        )
+    if config.evaluate.split not in ("validation", "test") or config.evaluate.num_samples < 1:
+        raise UserError("config.evaluate.split is validation or test, and config.evaluate.num_samples at least 1.")
+    source = processes.first_then_others(lambda: build.source(config, config.evaluate.split))
+    examples = [source[i] for i in range(min(config.evaluate.num_samples, len(source)))]
+    size = -(-min(EVALUATED_AT_A_TIME, len(examples)) // place.num_devices) * place.num_devices
+    score = scores.caption_scorer(model, place, examples, size)
+
+    def figures(ema_params: Any) -> dict[str, float]:
+        found = score(ema_params, config.sample.guidance_scale, config.seed)
+        return {f"score_{name}": value for name, value in found.items()}
+
+    return _Evaluation(tuple(f"score_{name}" for name in Scores._fields), figures)
 
 
 def _announce(config: ConfigDict, workdir: pathlib.Path, state: TrainState, num_devices: int) -> None:

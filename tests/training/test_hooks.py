@@ -25,6 +25,15 @@ def test_a_resumed_run_replaces_what_came_after_its_first_step(tmp_path):
     assert rows(tmp_path) == [(2, "1"), (4, "1"), (6, "0.5"), (8, "0.5")]
 
 
+def test_columns_that_a_resumed_run_no_longer_writes_stay(tmp_path):
+    writer = MetricWriter(tmp_path, ("loss", "score"), 0)
+    writer.write(2, {"loss": 1.0, "score": 0.5})
+    writer.close()
+    write(tmp_path, 2, (4,), 0.25)
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [(row["loss"], row["score"]) for row in csv.DictReader(file)] == [("1", "0.5"), ("0.25", "")]
+
+
 def test_a_line_that_was_cut_off_is_dropped(tmp_path):
     write(tmp_path, 0, (2,), 1.0)
     with (tmp_path / "metrics.csv").open("a") as file:

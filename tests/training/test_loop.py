@@ -37,14 +37,17 @@ def batches(numbers, seen=None):
 class Run:
     """A run of the loop on batches of given numbers; remembers what was saved."""
 
-    def __init__(self, workdir, step=None, sample_grid=None):
+    def __init__(self, workdir, step=None, sample_grid=None, evaluate=None):
+        self.evaluate = evaluate
         self.workdir, self.saved, self.sample_grid = workdir, [], sample_grid
         self.step = step or make_placement("single").train(make_train_step(loss_per_example, OPTIMIZER, 0.9, seed=0))
 
     def train(self, numbers, cadence, state=None):
         state = state or init_state(lambda key: {"w": jnp.float32(1)}, OPTIMIZER, 0)
-        metrics = MetricWriter(self.workdir, loop.METRICS, int(state.step))
+        names = (*loop.METRICS, "score") if self.evaluate else loop.METRICS
+        metrics = MetricWriter(self.workdir, names, int(state.step))
         hooks = loop.Hooks(lambda s: self.saved.append(int(s.step)), lambda: None, metrics, self.sample_grid)
+        hooks = hooks._replace(evaluate=self.evaluate)
         try:
             return loop.train(state, self.step, batches(numbers), cadence, hooks, time.monotonic())
         finally:
@@ -69,6 +72,15 @@ def test_figures_are_means_over_the_steps_since_the_last_and_blank_where_there_i
     assert {row[f"loss_q{i}"] for row in rows for i in (0, 1, 3)} == {""}
     assert [row["param_norm"] for row in rows] == ["1", "1"]
     assert all(abs(sum(float(row[f"time_{name}"]) for name in NAMES) - 1) < 1e-3 for row in rows)
+
+
+def test_an_evaluations_figures_stand_in_the_row_of_their_step_and_at_the_end(tmp_path):
+    seen = []
+    run = Run(tmp_path, evaluate=lambda ema_params: seen.append(float(ema_params["w"])) or {"score": len(seen)})
+    run.train([1, 2, 3, 5, 7], cadence(5)._replace(evaluate_every_steps=3))
+    found = [(row["step"], row["loss"], row["score"]) for row in run.rows()]
+    assert found == [("2", "1.5", ""), ("3", "3", "1"), ("4", "5", ""), ("5", "7", "2")]
+    assert seen == [1, 1]
 
 
 def test_skipped_steps_are_counted_and_left_out_of_the_means(tmp_path):
