@@ -1,5 +1,8 @@
 """The annotated diffusion tutorial: Fashion-MNIST at 28 pixels by a small U-Net, 300 steps, Huber's loss, x0 not clipped.
 
+    python -m diffusion_jax.data prepare fashion_mnist_idx
+    python train.py --config=configs/annotated_fashion_mnist.py --workdir=runs/annotated
+
 The betas go from 1e-4 to 0.02 in 300 steps, which leaves more of the picture at the end than DDPM's 1,000. Trained for 6 passes of
 60,000 pictures, 128 at a time, flipped at random. Source: https://huggingface.co/blog/annotated-diffusion.
 """
@@ -12,7 +15,7 @@ from configs.families import ddpm, finish
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "debug" is a tiny size of it."""
     config = ddpm()
-    config.data.update(name="tfds:fashion_mnist", image_size=28, channels=1)
+    config.data.update(name="tfds:fashion_mnist_idx", image_size=28, channels=1, flip=True)
     config.model.update(kind="annotated", channels=28, channel_mults=(1, 2, 4), norm_groups=4)
     config.diffusion.update(schedule="ddpm_linear_unscaled", num_table_steps=300, distance="huber", variance="small")
     config.optimizer.learning_rate = 1e-3

@@ -1,5 +1,8 @@
 """DDPM on CIFAR-10: 35.7 million parameters, one head, dropout 0.1.
 
+    python -m diffusion_jax.data prepare cifar10_npm
+    python train.py --config=configs/ddpm_cifar10.py --workdir=runs/ddpm_cifar10
+
 Trained for 800 thousand steps of 128, flipped at random. Source: Ho et al. 2020, appendix B.
 """
 
@@ -11,7 +14,7 @@ from configs.families import ddpm, finish
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "debug" is a tiny size of it."""
     config = ddpm()
-    config.data.update(name="tfds:cifar10", image_size=32)
+    config.data.update(name="tfds:cifar10_npm", image_size=32, flip=True)
     config.model.update(
         channels=128, channel_mults=(1, 2, 2, 2), num_res_blocks=2, attention_resolutions=(16,), dropout=0.1
     )

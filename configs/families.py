@@ -40,7 +40,7 @@ def iddpm() -> ConfigDict:
 def adm() -> ConfigDict:
     """ADM: class-conditional ImageNet, a learned variance, heads of 64 channels, resampling inside residual blocks."""
     config = ddpm()
-    config.data.update(name="tfds:imagenet2012", num_classes=1000)
+    config.data.update(name="tfds:imagenet2012", num_classes=1000, flip=True)
     config.diffusion.update(variance="learned_range", objective="mse")
     config.model.update(
         condition="label",
@@ -60,7 +60,7 @@ def adm() -> ConfigDict:
 def adm_classifier(image_size: int) -> ConfigDict:
     """ADM's classifier of noisy images: half of its U-Net at 128 channels, attention pool, weight decay, rate to 0."""
     config = adm()
-    config.data.image_size = image_size
+    config.data.update(image_size=image_size, crop="random")
     config.diffusion.update(variance="small")
     config.model.update(kind="classifier", condition="none", channels=128, channel_mults=ADM_MULTS[image_size])
     config.optimizer.update(learning_rate=3e-4, weight_decay=0.05, decay="linear", decay_steps=500_000)
@@ -74,7 +74,7 @@ def glide() -> ConfigDict:
     The learning rate, EMA and masks of its training were not published; those here are ADM's for a network of this size.
     """
     config = adm()
-    config.data.update(name="folder:data/captioned", image_size=64)
+    config.data.update(name="folder:data/captioned", image_size=64, flip=False)
     config.text.update(tokenizer="gpt2", vocab_size=50257, context_length=128, width=512, num_layers=16, num_heads=8)
     config.diffusion.update(schedule="ddpm_cosine", cond_dropout=0.2)
     config.model.update(

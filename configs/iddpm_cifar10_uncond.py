@@ -11,7 +11,7 @@ from configs.families import finish, iddpm
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "debug" is a tiny size of it."""
     config = iddpm()
-    config.data.update(name="tfds:cifar10", image_size=32)
+    config.data.update(name="tfds:cifar10_npm", image_size=32)
     config.model.update(channel_mults=(1, 2, 2, 2), dropout=0.3)
     config.optimizer.learning_rate = 1e-4
     config.train.update(batch_size=128, num_steps=500_000)
