@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 import diffusion_jax
 from diffusion_jax import build, processes
+from diffusion_jax.data import faults
 from diffusion_jax.data.pipeline import as_text
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Progress
@@ -71,11 +72,12 @@ def compare(
         raise UserError("--save_statistics is of one set: give one of --guidance_scales, and one seed.")
     place = build.placement(loaded.model.config) if loaded else make_placement("pmap")
     extractor = features.inception_extractor(request.inception, request.resize)
+    extract = features.make_extract(extractor, place)
     batch_size = -(-request.batch_size // place.num_devices) * place.num_devices
 
     def gathered(pictures: sets.PictureSet, label: str) -> comparison.Gathered:
         def compute(first: int) -> Iterator[features.Features]:
-            return features.extract(extractor, place, pictures.batches(batch_size, first), batch_size)
+            return extract(pictures.batches(batch_size, first), batch_size)
 
         with tqdm.tqdm(total=pictures.count, desc=pictures.name, unit="picture", dynamic_ncols=True) as bar:
             try:
@@ -267,13 +269,13 @@ def _reference(text: str | None, loaded: Loaded | None) -> tuple[sets.Statistics
         return statistics, pictures
     if loaded is None:
         raise UserError(f"--reference={text} is the data set of a --checkpoint: give one, or a folder or npz.")
-    source = _source(loaded, text.removeprefix(DATA))
+    source, encode = _source(loaded, text.removeprefix(DATA)), build.encode_example(loaded.model)
     name = f"{loaded.model.config.data.name}, {text.removeprefix(DATA)}"
 
     def batches(batch_size: int, first: int = 0) -> Iterator[np.ndarray]:
         for start in range(first, len(source), batch_size):
             rows = range(start, min(start + batch_size, len(source)))
-            yield np.stack([np.asarray(source[i]["image"]) for i in rows])
+            yield np.stack([faults.named(source, i, encode.image) for i in rows])
 
     return None, sets.PictureSet(name, len(source), batches)
 
@@ -293,9 +295,10 @@ def _sampled(loaded: Loaded, place: Placement, request: Request, scales: list[fl
         )
     captions: dict[str, np.ndarray] = {}
     if model.config.model.condition == "text":
-        source = _source(loaded, request.split)
-        captions = build.prompt_cond(model, [as_text(source[i % len(source)]["caption"]) for i in range(count)])
-    generate, grid = build.generate(model, place), build.grid(model)
+        source, encode = _source(loaded, request.split), build.encode_example(model)
+        said = [faults.named(source, i % len(source), encode.caption) for i in range(count)]
+        captions = build.prompt_cond(model, said)
+    generate, grid, params = build.generate(model, place), build.grid(model), place.replicate(loaded.params)
 
     def batches(scale: float, seed: int, batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W C"]]:
         knobs, cond = build.knobs(model)._replace(guidance_scale=scale), captions
@@ -305,7 +308,7 @@ def _sampled(loaded: Loaded, place: Placement, request: Request, scales: list[fl
         for start in range(first, count, batch_size):
             rows = np.arange(start, min(start + batch_size, count))
             part = jax.tree.map(lambda x, rows=rows: x[rows], cond)
-            yield generate(loaded.params, part, rows, seed, knobs, grid, batch_size)
+            yield generate(params, part, rows, seed, knobs, grid, batch_size)
 
     return [
         sets.PictureSet(set_name(scale, seed, request.seeds), count, functools.partial(batches, scale, seed))

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs.scenes import get_config
 from diffusion_jax import build, sampling, scores
 from diffusion_jax.data.captions import CaptionTokenizer
+from diffusion_jax.data.folder import Folder
 from diffusion_jax.data.scenes import caption, describe, draw_scene, render
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import caption_checker, comparison, features, moments, sets
@@ -124,19 +126,54 @@ def test_a_checkpoints_samples_are_the_same_in_any_batches_and_its_recipe_is_tol
     assert one["made"]["sample"]["sampler"] == sample.sampler
 
 
+def test_a_data_set_of_files_is_read_as_training_reads_it_and_a_bad_one_named(loaded, tmp_path, monkeypatch):
+    checkpoint, captions = loaded
+    side, rng = checkpoint.model.image_shape[0], np.random.default_rng(5)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (2 * side, 2 * side, 3), np.uint8)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"{captions[0]}\n{captions[-1]}\n")
+    folder = Folder(tmp_path)
+    monkeypatch.setattr(build, "source", lambda config, split: folder)
+    asked = request(reference="data:train", num_samples=2, batch_size=4)
+    encode = build.encode_example(checkpoint.model)
+    record = scores.compare(asked, checkpoint, [1.0])
+    assert record["reference"]["pictures"] == 3
+    np.savez(tmp_path / "real.npz", np.stack([encode.image(folder[i]) for i in range(3)]))
+    again = scores.compare(request(**asked.__dict__ | {"reference": str(tmp_path / "real.npz")}), checkpoint, [1.0])
+    assert record["figures"] == again["figures"]
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"1\.png cannot be read"):
+        scores.compare(asked, checkpoint, [1.0])
+
+
+def test_the_network_compiles_once_for_all_sets(tmp_path, monkeypatch):
+    np.savez(tmp_path / "made.npz", MADE)
+    np.savez(tmp_path / "real.npz", REAL)
+    traced = []
+    extractor = features.Extractor("small", "abc", WEIGHTS, lambda *a: (traced.append(1), apply(*a))[1], {})
+    monkeypatch.setattr(features, "inception_extractor", lambda path, resize: extractor)
+    scores.compare(request(samples=str(tmp_path / "made.npz"), reference=str(tmp_path / "real.npz")), None, [])
+    assert len(traced) == 1
+
+
 @pytest.fixture
 def extracted(monkeypatch):
     """Counts the pictures that the network sees; the evaluation is interrupted before `stop` of them are exceeded."""
-    seen, whole = {"pictures": 0, "stop": 10**9}, features.extract
+    seen, make = {"pictures": 0, "stop": 10**9}, features.make_extract
 
-    def extract(extractor, place, batches, batch_size):
-        for found in whole(extractor, place, batches, batch_size):
-            if seen["pictures"] + len(found["pool"]) > seen["stop"]:
-                raise KeyboardInterrupt
-            seen["pictures"] += len(found["pool"])
-            yield found
+    def make_extract(extractor, place):
+        whole = make(extractor, place)
 
-    monkeypatch.setattr(features, "extract", extract)
+        def extract(batches, batch_size):
+            for found in whole(batches, batch_size):
+                if seen["pictures"] + len(found["pool"]) > seen["stop"]:
+                    raise KeyboardInterrupt
+                seen["pictures"] += len(found["pool"])
+                yield found
+
+        return extract
+
+    monkeypatch.setattr(features, "make_extract", make_extract)
     return seen
 
 
@@ -256,16 +293,21 @@ import test_scores
 from diffusion_jax import cli, evaluate
 from diffusion_jax.metrics import features
 
-whole, stop = features.extract, int(sys.argv.pop())
+make, stop = features.make_extract, int(sys.argv.pop())
 
-def extract(*arguments):
-    for number, found in enumerate(whole(*arguments)):
-        if number == stop:
-            raise KeyboardInterrupt
-        yield found
+def make_extract(*arguments):
+    whole = make(*arguments)
+
+    def extract(*arguments):
+        for number, found in enumerate(whole(*arguments)):
+            if number == stop:
+                raise KeyboardInterrupt
+            yield found
+
+    return extract
 
 features.inception_extractor = lambda path, resize: features.Extractor("", "", test_scores.WEIGHTS, test_scores.apply, {})
-features.extract = extract
+features.make_extract = make_extract
 cli.run(evaluate.main)
 """
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from diffusion_jax.errors import UserError
 ON_ERROR = ("raise", "skip")
 SKIPPED = "skipped_examples"  # the entry of an encoded example that counts those which it stands for
 MOST_TRIES = 100
+T = TypeVar("T")
 
 
 class BadExample(UserError):
@@ -44,9 +45,10 @@ class Reader:
         at, tries = int(index), np.random.default_rng([int(index), 0x5EED])
         for skipped in range(MOST_TRIES):
             try:
-                return self._encode(self._source[at], rng) | {SKIPPED: np.int32(skipped)}
+                encoded = named(self._source, at, lambda example: self._encode(example, rng))
+                return encoded | {SKIPPED: np.int32(skipped)}
             except BadExample as error:
-                told = f"{name_of(self._source, at)} {error}"
+                told = str(error)
                 if not self._skip:
                     raise BadExample(
                         f"{told}. Mend or remove it, or pass over such examples by --config.data.on_error=skip."
@@ -61,10 +63,17 @@ class Reader:
             print(f"skipped: {told}.", file=sys.stderr)
 
 
-def name_of(source: Any, index: int) -> str:
-    """What an error calls an example: the source's own name for it, or its number."""
-    name = getattr(source, "name", None)
-    return name(index) if name else f"example {index}"
+def named(source: Any, index: int, take: Callable[[dict[str, Any]], T]) -> T:
+    """take(source[index]).
+
+    Raises:
+      BadExample: it cannot be used; the text begins with the source's own name for it, or its number.
+    """
+    try:
+        return take(source[index])
+    except BadExample as error:
+        name = source.name(index) if hasattr(source, "name") else f"example {index}"
+        raise BadExample(f"{name} {error}") from error
 
 
 def refuse(faults: Sequence[str], on_error: str, what: str) -> None:

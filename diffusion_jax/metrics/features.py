@@ -11,6 +11,7 @@ from diffusion_jax.models import Params, inception
 from diffusion_jax.training.placement import Placement
 
 Features = dict[str, Float[np.ndarray, "B D"]]
+Extract = Callable[[Iterable[UInt8[np.ndarray, "B H W C"]], int], Iterator[Features]]
 
 
 class Extractor(NamedTuple):
@@ -50,29 +51,30 @@ def inception_extractor(path: str, resize: str = "tensorflow") -> Extractor:
     return Extractor("Inception 2015-12-05", loaded.sha256, loaded.params, apply, protocol)
 
 
-def extract(
-    extractor: Extractor, placement: Placement, batches: Iterable[UInt8[np.ndarray, "B H W C"]], batch_size: int
-) -> Iterator[Features]:
-    """The features of each batch of pictures.
+def make_extract(extractor: Extractor, placement: Placement) -> Extract:
+    """A function from batches of pictures to their features; it compiles once for each height and width.
 
     Args:
-      placement: the devices; with several processes all of them call this, with the same pictures.
-      batches: of at most `batch_size` pictures; grey ones are shown as RGB. Each new height and width compiles once.
-      batch_size: rows that the network sees at a time, a multiple of the placement's devices. What a batch lacks is
-        filled up with its last picture, whose features are dropped.
+      placement: the devices; with several processes all of them call the function, with the same pictures.
 
-    Raises:
-      ValueError: the pictures are no such arrays.
+    Returns:
+      extract(batches, batch_size): the batches are of at most `batch_size` pictures; grey ones are shown as RGB.
+      batch_size is the rows that the network sees at a time, a multiple of the placement's devices; what a batch lacks is
+      filled up with its last picture, whose features are dropped. It raises ValueError for other arrays.
     """
     params = placement.replicate(extractor.params)
     compiled = placement.map(lambda shared, batch, axis_name: extractor.apply(shared, batch))
-    for batch in batches:
-        images = np.asarray(batch)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-            raise ValueError(f"pictures are uint8 [B, H, W, 1 or 3]; got {images.dtype} {list(images.shape)}.")
-        if not 0 < len(images) <= batch_size:
-            raise ValueError(f"batches of 1 to {batch_size} pictures; got {len(images)}.")
-        images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
-        rows = np.minimum(np.arange(batch_size), len(images) - 1)
-        found = compiled(params, images[rows])
-        yield {name: np.asarray(array)[: len(images)] for name, array in found.items()}
+
+    def extract(batches: Iterable[UInt8[np.ndarray, "B H W C"]], batch_size: int) -> Iterator[Features]:
+        for batch in batches:
+            images = np.asarray(batch)
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+                raise ValueError(f"pictures are uint8 [B, H, W, 1 or 3]; got {images.dtype} {list(images.shape)}.")
+            if not 0 < len(images) <= batch_size:
+                raise ValueError(f"batches of 1 to {batch_size} pictures; got {len(images)}.")
+            images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+            rows = np.minimum(np.arange(batch_size), len(images) - 1)
+            found = compiled(params, images[rows])
+            yield {name: np.asarray(array)[: len(images)] for name, array in found.items()}
+
+    return extract

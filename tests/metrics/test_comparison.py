@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.metrics import comparison, moments
-from diffusion_jax.metrics.features import Extractor, extract
+from diffusion_jax.metrics.features import Extractor, make_extract
 from diffusion_jax.metrics.frechet import frechet_distance
 from diffusion_jax.metrics.kid import kernel_distance, kid
 from diffusion_jax.metrics.neighbours import neighbours
@@ -29,7 +29,7 @@ EXTRACTOR = Extractor("a layer", "0", {"w": RNG.normal(size=(48, 6)).astype(np.f
 def gathered(images, batch_size, placement):
     rows = -(-batch_size // placement.num_devices) * placement.num_devices
     batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
-    return comparison.gather("", extract(EXTRACTOR, placement, batches, rows))
+    return comparison.gather("", make_extract(EXTRACTOR, placement)(batches, rows))
 
 
 def all_figures(batch_size, devices, name="pmap"):
@@ -79,14 +79,13 @@ def test_statistics_alone_give_the_frechet_distances_alone():
 def test_grey_pictures_are_shown_as_rgb_and_others_are_refused():
     placement = make_placement("single")
     grey = REAL[:3, :, :, :1]
-    (one,), (other,) = (
-        list(extract(EXTRACTOR, placement, [images], 4)) for images in (grey, np.repeat(grey, 3, axis=-1))
-    )
+    extract = make_extract(EXTRACTOR, placement)
+    (one,), (other,) = (list(extract([images], 4)) for images in (grey, np.repeat(grey, 3, axis=-1)))
     np.testing.assert_array_equal(one["pool"], other["pool"])
     assert one["pool"].shape == (3, 6)
     for wrong in (REAL.astype(np.float32)[:2], REAL[:2, :, :, :2], REAL[:5], REAL[:0]):
         with pytest.raises(ValueError):
-            list(extract(EXTRACTOR, placement, [wrong], 4))
+            list(extract([wrong], 4))
     with pytest.raises(ValueError, match="no pictures"):
         comparison.gather("nothing", [])
 
