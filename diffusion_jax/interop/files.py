@@ -6,6 +6,7 @@
 A network of hundreds of millions of parameters then needs its own memory and one array more, not the file's beside it.
 """
 
+import hashlib
 import os
 import pathlib
 import secrets
@@ -131,3 +132,9 @@ def _what_else(head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "is a tar archive. Unpack it, or if torch.save wrote it before 2017, save it again with a newer PyTorch."
     return "is neither safetensors nor a file that torch.save wrote. Give a .safetensors, .pt or .pth file."
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """Weights of FID's Inception, from the files that people have -> our parameters."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -75,13 +74,7 @@ def load(path: str | os.PathLike) -> InceptionWeights:
     if not os.path.exists(path):
         raise UserError(f"there is no {path}, the weights of FID's Inception. {HOW_TO_GET}")
     params = from_arrays(files.read(path), str(path))
-    return InceptionWeights(params, sha256(path))
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """Of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return InceptionWeights(params, files.sha256(path))
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], name: str) -> Params:

@@ -8,8 +8,8 @@ import tqdm
 
 import diffusion_jax
 from diffusion_jax.errors import UserError
+from diffusion_jax.interop import files
 from diffusion_jax.interop import lpips as lpips_weights
-from diffusion_jax.interop.inception import sha256
 from diffusion_jax.metrics import sets
 from diffusion_jax.metrics.pixels import psnr, ssim
 from diffusion_jax.models.lpips import lpips
@@ -61,7 +61,7 @@ def compare(
     return {
         "figures": {made.name: {name: float(column.mean()) for name, column in columns.items() if column.size}},
         "equal_pairs": int(np.sum(~differ)),
-        "network": {"name": _network(params), "sha256": sha256(lpips_file)} if lpips_file else None,
+        "network": {"name": _network(params), "sha256": files.sha256(lpips_file)} if lpips_file else None,
         "reference": {"name": truth.name},
         "made": {"num_samples": made.count},
         "versions": {"diffusion_jax": diffusion_jax.__version__, "jax": jax.__version__, "numpy": np.__version__},

@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from diffusion_jax.data.folder import SUFFIXES
 from diffusion_jax.errors import UserError
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 class Batches(Protocol):
@@ -168,7 +167,7 @@ def _header(member: IO[bytes], path: str | os.PathLike) -> tuple[tuple[int, ...]
 def _folder(folder: pathlib.Path) -> PictureSet:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
-        raise UserError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
+        raise UserError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
 
     def batches(batch_size: int, first: int = 0) -> Iterator[UInt8[np.ndarray, "B H W 3"]]:
         shape = _picture(paths[0]).shape

