@@ -39,6 +39,27 @@ def as_flags(fields):
     return [f"--config={RECIPE}", *(f"--config.{name}={text}" for name, text in texts.items())]
 
 
+class Spoilt:
+    """Batches, of which those numbered in `spoilt` have a NaN for each row of `where`: the process that reads it alone sees it."""
+
+    def __init__(self, batches, first, spoilt, where):
+        self.batches, self.number, self.spoilt, self.where = batches, first, spoilt, where
+
+    @property
+    def skipped(self):
+        return self.batches.skipped
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        batch = next(self.batches)
+        if self.number in self.spoilt:
+            batch["image"] = np.where(self.where[:, None], np.float32(np.nan), batch["image"])
+        self.number += 1
+        return batch
+
+
 def train(workdir, fields, spoilt=()):
     """SMALL with other fields in workdir; the last example of the batches numbered in `spoilt` is not finite."""
     from diffusion_jax.training import run
@@ -46,11 +67,8 @@ def train(workdir, fields, spoilt=()):
     config, whole = get_config("debug"), run.train_batches
     config.update_from_flattened_dict(SMALL | fields)
 
-    def batches(source, encode, size, seed, first, rows):
-        for number, batch in enumerate(whole(source, encode, size, seed, first, rows), first):
-            if number in spoilt:  # one process alone sees it
-                batch["image"] = np.where((rows == size - 1)[:, None], np.float32(np.nan), batch["image"])
-            yield batch
+    def batches(source, encode, size, seed, first, rows, **options):
+        return Spoilt(whole(source, encode, size, seed, first, rows, **options), first, spoilt, rows == size - 1)
 
     with mock.patch.object(run, "train_batches", batches):
         run.train(config, pathlib.Path(workdir), time.monotonic())
