@@ -68,7 +68,11 @@ class Encoder:
 
     def label(self, example: dict[str, Any]) -> np.int32:
         """The example's class."""
-        label, num_classes = int(field(example, self.fields[2])), self.num_classes or 0
+        value, num_classes = field(example, self.fields[2]), self.num_classes or 0
+        try:
+            label = int(value)
+        except (TypeError, ValueError) as error:
+            raise BadExample(f"has no whole number as its label but {str(value)[:40]!r}") from error
         if not 0 <= label < num_classes:
             raise UserError(
                 f"the data set has the label {label}, and config.data.num_classes={num_classes} allows 0 to {num_classes - 1}. "
@@ -97,7 +101,10 @@ def field(example: dict[str, Any], name: str) -> Any:
 
 def texts(value: Any) -> Sequence[str]:
     """The captions of an example, without those that are blank; TFDS gives bytes."""
-    choices = [value] if isinstance(value, str | bytes) else list(value)
+    try:
+        choices = [value] if isinstance(value, str | bytes) else list(value)
+    except TypeError as error:
+        raise BadExample(f"has no text as its caption but {value!r}") from error
     try:
         decoded = [choice.decode() if isinstance(choice, bytes) else str(choice) for choice in choices]
     except UnicodeDecodeError as error:
@@ -107,6 +114,8 @@ def texts(value: Any) -> Sequence[str]:
 
 def read_bytes(file: Any) -> bytes:
     """The bytes of what has a `read_bytes`: a path, or a piece of a shard."""
+    if not hasattr(file, "read_bytes"):
+        raise BadExample(f"holds no picture's file but a {type(file).__name__}")
     try:
         return file.read_bytes()
     except OSError as error:

@@ -87,3 +87,5 @@ def refuse(faults: Sequence[str], on_error: str, what: str) -> None:
         raise BadExample(f"{faults[0]}{more}. Mend {what}, or pass over such examples by --config.data.on_error=skip.")
     for fault in faults:
         print(f"skipped: {fault}.", file=sys.stderr)
+    if len(faults) > 1:
+        print(f"skipped, as {what} were opened: {len(faults)} in all.", file=sys.stderr)

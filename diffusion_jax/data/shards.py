@@ -1,10 +1,11 @@
-"""WebDataset tars as a data source with random access: `shards:GLOB` in a config, local or in a bucket by fsspec.
+"""Shards as a data source with random access: `shards:GLOB` in a config. WebDataset tars are here, array_record in `records`.
 
-The members NAME.png (or another picture), NAME.txt (captions, one per line), NAME.cls (a number) and NAME.json ("caption" or
-"text", "label") are one example. Each shard's table of members is read once, when it is opened.
+Of a tar the members NAME.png (or another picture), NAME.txt (captions, one per line), NAME.cls (a number) and NAME.json
+("caption" or "text", "label") are one example. Each shard's table of members is read once, when it is opened.
 """
 
 import json
+import re
 import tarfile
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from diffusion_jax.data.folder import SUFFIXES
 from diffusion_jax.errors import UserError
 
 _KNOWN = {suffix[1:]: "image" for suffix in SUFFIXES} | {"txt": "txt", "cls": "cls", "json": "json"}
+RECORDS = re.compile(r"\.(array_record|arrayrecord)(-\d+-of-\d+)?$")
 
 
 class Piece(NamedTuple):
@@ -82,11 +84,13 @@ class Tars:
         return example
 
 
-def open_shards(pattern: str, on_error: str = "raise") -> Tars:
-    """The shards of a pattern such as data/train-*.tar or gs://bucket/train-*.tar.
+def open_shards(pattern: str, on_error: str = "raise") -> Any:
+    """The shards of a pattern such as data/train-*.tar, gs://bucket/train-*.tar or data/train.array_record-*: `Tars` or `Records`.
+
+    Tars are read wherever fsspec reads; array_record on a disk and in a bucket of Google's.
 
     Raises:
-      UserError: there are none, or their place cannot be reached.
+      UserError: there are none, they are of two kinds, or their place cannot be reached.
     """
     try:
         files, path = fsspec.core.url_to_fs(pattern)
@@ -94,10 +98,31 @@ def open_shards(pattern: str, on_error: str = "raise") -> Tars:
     except (ImportError, OSError, ValueError) as error:
         raise UserError(f"shards:{pattern} cannot be listed ({error}).") from error
     if not paths:
-        raise UserError(f"no files match shards:{pattern}. Set config.data.name=shards:GLOB to WebDataset tars.")
-    if other := [path for path in paths if not path.endswith(".tar")]:
-        raise UserError(f"{other[0]} is no .tar; shards:GLOB reads WebDataset tars (sets of TFDS by tfds:NAME).")
-    return Tars(files, paths, on_error)
+        raise UserError(
+            f"no files match shards:{pattern}. Set config.data.name=shards:GLOB to WebDataset tars or array_record files."
+        )
+    if all(path.endswith(".tar") for path in paths):
+        return Tars(files, paths, on_error)
+    if other := [path for path in paths if not RECORDS.search(path)]:
+        raise UserError(
+            f"{other[0]} is no {'array_record' if len(other) < len(paths) else '.tar and no array_record'}; all shards of "
+            f"shards:{pattern} are NAME.tar, or all NAME.array_record or NAME.array_record-00000-of-00010."
+        )
+    from diffusion_jax.data.records import Records  # here, since it brings TFDS, which takes a second
+
+    return Records([_address(files, path, pattern) for path in paths], on_error)
+
+
+def _address(files: Any, path: str, pattern: str) -> str:
+    """A path as array_record's reader takes it."""
+    protocols = (files.protocol,) if isinstance(files.protocol, str) else files.protocol
+    if "file" in protocols:
+        return path
+    if "gs" in protocols:
+        return f"gs://{path.removeprefix('gs://')}"
+    raise UserError(
+        f"shards:{pattern} are array_record, which is read on a disk and from gs:// alone. Copy or mount them, or pack tars."
+    )
 
 
 def _index(files: Any, path: str) -> tuple[dict[str, dict[str, tuple[int, int]]], str | None]:
