@@ -123,12 +123,14 @@ def get_config() -> ConfigDict:
                 "snapshot_every_steps": 5_000,  # of the posthoc ones, and at the end; kept, in WORKDIR/ema_snapshots
             },
             "train": {
+                "init_from": "",  # fine-tuning: a run or converted checkpoint where a new run begins (docs/glide.md)
+                "init_reshaped": "refuse",  # its parameters of another shape than here: refuse, or new to begin them untrained
                 "batch_size": 128,  # over all devices
                 "accumulation": 1,  # pieces of the batch gone through one after the other: as much less memory, the same step
                 "num_steps": 100_000,  # where training stops
                 "log_every_steps": 100,
                 "sample_every_steps": 5_000,
-                "evaluate_every_steps": 0,  # captioned scenes: the caption checker's scores as metrics score_*; 0 is off
+                "evaluate_every_steps": 0,  # metrics of a few samples (the group evaluate); 0 is off
                 "checkpoint_every_steps": 5_000,
                 "checkpoints_to_keep": 3,
                 "max_skipped_steps": 20,  # so many in a row whose loss or gradient is not finite end the run; 0 is no limit
@@ -168,9 +170,11 @@ def get_config() -> ConfigDict:
                     "a large yellow star on a black background",
                 ),
             },
-            "evaluate": {  # while it trains, with sample's sampler and guidance_scale
+            "evaluate": {  # while it trains, with sample's sampler and guidance_scale; of captioned scenes score_* by the checker
                 "num_samples": 64,  # pictures, of the split's first captions
                 "split": "validation",  # or test: pairs of colour and shape that training never sees together
+                "features": "inception",  # metrics fid (fd) and kid by inception, efficientnet or classifier, where file is set
+                "file": "",  # its weights, or a classifier's --workdir, as evaluate's --features_file
             },
             "parallel": {
                 "placement": "pmap",  # pmap (data-parallel, parameters replicated), sharded (over a mesh) or single

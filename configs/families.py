@@ -125,7 +125,7 @@ def finish(config: ConfigDict, variant: str, name: str) -> ConfigDict:
         )
         config.optimizer.warmup_steps = 0
         config.train.update(
-            batch_size=8, num_steps=4, log_every_steps=2, sample_every_steps=4, checkpoint_every_steps=2
+            init_from="", batch_size=8, num_steps=4, log_every_steps=2, sample_every_steps=4, checkpoint_every_steps=2
         )
         config.sample.update(spacing="fast27" if config.sample.spacing == "fast27" else "4", samples_per_prompt=1)
         config.sample.prompts = default_config().sample.prompts

@@ -2,8 +2,9 @@
 
     python sample.py --checkpoint=runs/glide_base --upsampler=runs/glide_upsample --prompt="an oil painting of a corgi"
 
-Pretrained for 1.1 million steps, then 500 thousand with captions dropped. Source: Nichol et al. 2021 (GLIDE); the
-weights and notebooks of openai/glide-text2im.
+Pretrained for 1.1 million steps, then 500 thousand with captions dropped. Here one run drops them from the start; in two
+stages, as glide_paper_base.py and glide_finetune_cfg.py are, the first takes config.diffusion.cond_dropout=0.
+Source: Nichol et al. 2021 (GLIDE); the weights and notebooks of openai/glide-text2im.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,9 @@
 """GLIDE as in its paper, text to 64 pixels: 3.55 billion parameters (never published).
 
-Trained for 2.5 million steps of 2048. Source: Nichol et al. 2021 (GLIDE); the weights and notebooks of openai/glide-
-text2im.
+    python train.py --config=configs/glide_paper_base.py --workdir=runs/glide_paper_base
+
+Trained for 2.5 million steps of 2048, every caption shown; glide_finetune_cfg.py goes on from it for classifier-free
+guidance. Source: Nichol et al. 2021 (GLIDE), section 4; the weights and notebooks of openai/glide-text2im.
 """
 
 from ml_collections import ConfigDict
@@ -16,5 +18,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.update(channels=512, dtype="bfloat16", remat="full")
     config.optimizer.learning_rate = 1e-4
     config.train.num_steps = 2_500_000
-    config.sample.spacing = "150"
+    config.diffusion.cond_dropout = 0.0
+    config.sample.update(spacing="150", guidance="none")
     return finish(config, variant, "glide_paper_base")

@@ -14,4 +14,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.inpaint = True
     config.optimizer.learning_rate = 1e-4
     config.sample.sampler = "ancestral"
+    config.train.init_from = "runs/glide_upsample"
     return finish(config, variant, "glide_upsample_inpaint")

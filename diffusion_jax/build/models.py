@@ -18,7 +18,7 @@ from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.denoiser import Cond, Denoiser, feed, make_denoiser
 from diffusion_jax.errors import UserError, unknown_name
 from diffusion_jax.guidance import LogProb, clip_similarity
-from diffusion_jax.models import Network, Params, attention
+from diffusion_jax.models import Network, Params, attention, unet
 from diffusion_jax.models.annotated import AnnotatedUNet, make_annotated
 from diffusion_jax.models.classifier import Classifier, make_classifier
 from diffusion_jax.models.clip import ImageEncoder, TextEncoder, make_clip, make_text_encoder, unit_length
@@ -221,6 +221,14 @@ def _conditions(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: t
     if m.inpaint:
         blank |= {"inpaint_image": np.zeros(shape, np.float32), "inpaint_mask": np.zeros((*shape[:2], 1), np.float32)}
     return null_cond, null_cond | blank
+
+
+def input_parts(config: ConfigDict) -> tuple[dict[str, int], int]:
+    """What a network's first convolution reads: the channels of each part, in their order, and the side of its patches."""
+    m, channels = config.model, config.data.channels
+    if m.kind != "unet":
+        return unet.input_parts(channels, low_res=False, inpaint=False), 1
+    return unet.input_parts(channels, bool(m.low_res), m.inpaint), m.patch_size
 
 
 def _network(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: tuple[int, ...], platform: str) -> Network:

@@ -80,6 +80,14 @@ class UNet(Trunk):
         return Told(emb, text, dropout_keys)
 
 
+def input_parts(channels: int, low_res: bool, inpaint: bool) -> dict[str, int]:
+    """How many channels each part of what `with_images` gives has, in their order."""
+    parts = {"x": channels}
+    if inpaint:
+        parts |= {"inpaint_image": channels, "inpaint_mask": 1}
+    return parts | ({"low_res": channels} if low_res else {})
+
+
 def with_images(x: Float[Array, "B H W C"], cond: Cond, low_res: bool, inpaint: bool) -> Float[Array, "B H W C_in"]:
     """The noisy image with the given ones behind it, as channels: [x, image x mask, mask, enlarged low_res].
 

@@ -240,18 +240,31 @@ def read_texts(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any], str | 
     return texts["config"], texts["tokenizer"]["json"]
 
 
-def read_ema(workdir: pathlib.Path, step: int, template: Params) -> Params:
-    """The EMA parameters of a checkpoint, and nothing else of it, on the first local device.
+def ema_shapes(workdir: pathlib.Path, step: int) -> Params:
+    """Shapes and types of a checkpoint's EMA parameters, of whatever network they are; a `template` for `read_ema`.
+
+    Raises:
+      Damaged: their list cannot be read.
+    """
+    saved = _saved_tree(workdir / FOLDER, step, "ema")
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype), saved, is_leaf=lambda x: hasattr(x, "shape")
+    )
+
+
+def read_ema(workdir: pathlib.Path, step: int, template: Params, shardings: Any = None) -> Params:
+    """The EMA parameters of a checkpoint, and nothing else of it.
 
     Args:
       workdir, step: from `find` or `read_newest`.
       template: shapes and types wanted, as from `jax.eval_shape`.
+      shardings: where each array goes, a tree like the template; None is the first local device.
 
     Raises:
       Damaged: they are not what was saved.
       UserError: they are of other shapes.
     """
-    return _restore(workdir / FOLDER, step, {"ema": _abstract(template)})["ema"]
+    return _restore(workdir / FOLDER, step, {"ema": _abstract(template, shardings)})["ema"]
 
 
 def read_average(workdir: pathlib.Path, step: int, template: Params, index: int, count: int) -> Params:
@@ -339,9 +352,14 @@ def _check_shapes(folder: pathlib.Path, step: int, item: str, template: Any, dig
 
 
 def _saved_shapes(folder: pathlib.Path, step: int, item: str) -> dict[str, tuple[int, ...]]:
+    return _shapes(_saved_tree(folder, step, item))
+
+
+def _saved_tree(folder: pathlib.Path, step: int, item: str) -> Any:
+    """What Orbax says of each array of an item, as the tree that was saved."""
     try:
         with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-            return _shapes(handler.metadata(folder / str(step) / item).tree)
+            return handler.metadata(folder / str(step) / item).tree
     except Exception as error:
         raise _damaged(folder, step, _line(error)) from error
 

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +15,8 @@ from diffusion_jax import build, processes, vectors
 from diffusion_jax.data import bpe
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.data.pipeline import Source, captions_of, train_batches
-from diffusion_jax.errors import UserError
-from diffusion_jax.training import checkpoint, loop
+from diffusion_jax.errors import UserError, unknown_name
+from diffusion_jax.training import checkpoint, loop, warm_start
 from diffusion_jax.training.hooks import MetricWriter, SampleGrid
 from diffusion_jax.training.placement import Placement
 from diffusion_jax.training.posthoc import Snapshots
@@ -32,8 +31,11 @@ FREE_FIELDS = (
     *("ema.snapshot_every_steps", "data.dir", "data.on_error", "data.workers", "model.remat", "model.attention"),
 )
 FREE_GROUPS = ("sample.", "evaluate.", "parallel.")
+RESHAPED = ("refuse", "new")  # values of config.train.init_reshaped
+INIT_REPORT = "init_from.txt"
+# Fields of the group diffusion that decide what a network is told and what it gives.
+LEARNED_FIELDS = ("schedule", "schedule_shift", "num_table_steps", "rescale_times", "parameterization", "variance")
 TOKENIZER_CAPTIONS = 20_000
-EVALUATED_AT_A_TIME = 64  # pictures, over all devices
 MAX_CLASSES = 16  # rows of the pictures that training shows
 
 
@@ -59,19 +61,25 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
             f"Use a multiple of {parts}, or --config.parallel.placement=single."
         )
     resume_step, tokenizer = _resume(config, workdir)
+    begin = _begin(config) if config.train.init_from and resume_step is None else None
     source = processes.first_then_others(lambda: build.source(config))
     if len(source) < config.train.batch_size:
         raise UserError(
             f"the data set has {len(source)} examples, less than one batch of config.train.batch_size={config.train.batch_size}. "
             "Use a smaller batch or more examples."
         )
+    if begin and config.model.condition == "text":
+        tokenizer = begin.tokenizer
     if tokenizer is None and config.model.condition == "text":
         tokenizer = _make_tokenizer(config, source)
     model = build.model(config, tokenizer)
     optimizer = build.optimizer(config)
     step = place.train(build.train_step(model, optimizer))
+    found = _match(begin, model) if begin else None
     checkpoints = _open(workdir, config)
     state = _initial_state(model, optimizer, config.seed, checkpoints, resume_step, place)
+    if begin and found:
+        state = _begun(state, begin, found, config, place, workdir)
     _announce(config, workdir, state, place.num_devices)
 
     plain, text = config.to_dict(), tokenizer.to_json() if tokenizer else None
@@ -85,7 +93,11 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
         config.train.max_skipped_steps,
         config.train.evaluate_every_steps,  # 0 has no hook
     )
-    evaluate = _evaluate(model, place) if config.train.evaluate_every_steps else None
+    evaluate = None
+    if config.train.evaluate_every_steps:
+        from diffusion_jax.scores.training import while_training  # here, since it brings all that evaluation needs
+
+        evaluate = while_training(model, place)
     sample_grid = _sample_grid(model, place, workdir)
 
     def train_from(state: TrainState, started: float) -> tuple[TrainState, str | None]:
@@ -161,6 +173,63 @@ def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, Capt
             f"that run (only {', '.join(FREE_FIELDS)} and the groups sample, evaluate, parallel may change)."
         )
     return step, CaptionTokenizer.from_json(text) if text else None
+
+
+class _Begin(NamedTuple):
+    """The checkpoint that a run begins at: config.train.init_from's newest."""
+
+    workdir: pathlib.Path
+    step: int
+    config: ConfigDict
+    tokenizer: CaptionTokenizer | None
+
+
+def _begin(config: ConfigDict) -> _Begin:
+    path = config.train.init_from
+    if config.train.init_reshaped not in RESHAPED:
+        raise unknown_name("config.train.init_reshaped", config.train.init_reshaped, RESHAPED)
+    if not pathlib.Path(path).exists():
+        raise UserError(
+            f"config.train.init_from={path}: no such directory. Train that stage first (docs/glide.md), or name another run or "
+            "converted checkpoint; empty begins untrained."
+        )
+    workdir, step, (saved, text) = checkpoint.read_newest(
+        path, lambda workdir, step: (workdir, step, checkpoint.read_texts(workdir, step))
+    )
+    tokenizer = CaptionTokenizer.from_json(text) if text and saved["model"]["kind"] != "clip" else None
+    return _Begin(workdir, step, ConfigDict(_filled(saved, default_config().to_dict())), tokenizer)
+
+
+def _match(begin: _Begin, model: build.Model) -> warm_start.Match:
+    """What the model takes of the checkpoint, by shapes alone."""
+    config, shapes = model.config, checkpoint.ema_shapes(begin.workdir, begin.step)
+    wanted = jax.eval_shape(model.network.init, jax.random.key(0))
+    there, here = (warm_start.Inputs(*build.input_parts(c)) for c in (begin.config, config))
+    try:
+        return warm_start.match(shapes, wanted, there, here, config.train.init_reshaped)
+    except UserError as error:
+        raise UserError(f"config.train.init_from={config.train.init_from}: {error}") from error
+
+
+def _begun(
+    state: TrainState,
+    begin: _Begin,
+    found: warm_start.Match,
+    config: ConfigDict,
+    place: Placement,
+    workdir: pathlib.Path,
+) -> TrainState:
+    """The untrained state with the checkpoint's parameters in it; tells which, on the terminal and in WORKDIR/init_from.txt."""
+    shapes = checkpoint.ema_shapes(begin.workdir, begin.step)
+    saved = checkpoint.read_ema(begin.workdir, begin.step, shapes, place.shardings(shapes))
+    if processes.first():
+        source = [f"begins at the averaged parameters of {config.train.init_from}, step {begin.step}"]
+        changed = changed_fields(begin.config.diffusion.to_dict(), config.diffusion.to_dict(), "diffusion.")
+        if changed := [change for change in changed if change.split(" ")[0].partition(".")[2] in LEARNED_FIELDS]:
+            source.append(f"note: {'; '.join(changed)}: the network knows the former, and must learn this anew")
+        (workdir / INIT_REPORT).write_text("\n".join([*source, *warm_start.report(found, most=None)]) + "\n")
+        print("\n".join([*source, *warm_start.report(found), f"all names: {workdir / INIT_REPORT}"]))
+    return warm_start.begin(state, saved, found)
 
 
 def _filled(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -246,38 +315,6 @@ def _sample_grid(
         return made.reshape(len(labels), per_prompt, *made.shape[1:])
 
     return SampleGrid(workdir, labels, sample)
-
-
-class _Evaluation(NamedTuple):
-    """The metrics that `figures`, of EMA parameters, has; or some of them."""
-
-    names: tuple[str, ...]
-    figures: Callable[[Any], dict[str, float]]
-
-
-def _evaluate(model: build.Model, place: Placement) -> _Evaluation:
-    """What samples of a few captions of config.evaluate.split show of them."""
-    from diffusion_jax import scores  # here, since it brings all that evaluation needs
-    from diffusion_jax.metrics.caption_checker import MIN_IMAGE_SIZE, Scores
-
-    config = model.config
-    if not scores.captions_can_be_read(model) or model.image_shape[0] < MIN_IMAGE_SIZE:
-        raise UserError(
-            "config.train.evaluate_every_steps is for text-conditional models of captioned_scenes of at least "
-            f"{MIN_IMAGE_SIZE} pixels. Set it to 0, and score checkpoints by python -m diffusion_jax.evaluate."
-        )
-    if config.evaluate.split not in ("validation", "test") or config.evaluate.num_samples < 1:
-        raise UserError("config.evaluate.split is validation or test, and config.evaluate.num_samples at least 1.")
-    source = processes.first_then_others(lambda: build.source(config, config.evaluate.split))
-    examples = [source[i] for i in range(min(config.evaluate.num_samples, len(source)))]
-    size = -(-min(EVALUATED_AT_A_TIME, len(examples)) // place.num_devices) * place.num_devices
-    score = scores.caption_scorer(model, place, examples, size)
-
-    def figures(ema_params: Any) -> dict[str, float]:
-        found = score(ema_params, config.sample.guidance_scale, config.seed)
-        return {f"score_{name}": value for name, value in found.items()}
-
-    return _Evaluation(tuple(f"score_{name}" for name in Scores._fields), figures)
 
 
 def _announce(config: ConfigDict, workdir: pathlib.Path, state: TrainState, num_devices: int) -> None:
