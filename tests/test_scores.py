@@ -41,7 +41,8 @@ def request(**changes):
     told = {
         "samples": None,
         "reference": None,
-        "inception": "weights",
+        "features": "inception",
+        "features_file": "weights",
         "resize": "tensorflow",
         "num_samples": None,
         "split": "validation",
@@ -272,7 +273,7 @@ def test_what_is_missing_or_does_not_fit_is_told_in_a_line(tmp_path, loaded):
     np.savez(tmp_path / "none.npz", x=np.zeros(7))
     made = str(tmp_path / "made.npz")
     for changes, words in (
-        ({"samples": made, "reference": made, "inception": None}, "--inception=FILE"),
+        ({"samples": made, "reference": made, "features_file": None}, "--features_file=FILE"),
         ({"samples": made, "reference": str(tmp_path / "other.npz")}, "does not fit"),
         ({"samples": made, "reference": str(tmp_path / "none.npz")}, "neither pictures"),
         ({"samples": str(tmp_path / "other.npz"), "reference": made}, "no pictures"),
@@ -342,7 +343,16 @@ def test_the_command_says_when_stopped_that_it_goes_on_and_leaves_nothing_but_th
         (["--checkpoint=a", "--seeds=0,-1"], "wants whole numbers"),
         (["--checkpoint=a", "--seeds=1,1"], "each once"),
         (["--checkpoint=a", "--pairs=b"], "--pairs are compared"),
-        (["--samples=a", "--pairs=b", "--inception=c"], "--inception does nothing with --pairs"),
+        (["--samples=a", "--pairs=b", "--inception=c"], "--features_file does nothing with --pairs"),
+        (
+            ["--samples=a", "--reference=b", "--features=classifier", "--resize=pytorch"],
+            "--resize does nothing with --fea",
+        ),
+        (
+            ["--checkpoint=a", "--features=classifier"],
+            "--features does nothing with a --checkpoint without --reference",
+        ),
+        (["--checkpoint=a", "--r_precision=b", "--reference=c"], "--r_precision is of a --checkpoint's own samples"),
         (["--samples=a", "--reference=b", "--lpips=c"], "--lpips does nothing"),
     ],
 )

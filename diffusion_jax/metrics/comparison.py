@@ -14,7 +14,7 @@ from diffusion_jax.metrics.kid import kernel_distance, kid
 from diffusion_jax.metrics.neighbours import neighbours
 from diffusion_jax.metrics.sets import Statistics
 
-FRECHET = {"pool": "fid", "spatial": "sfid"}
+KINDS = ("pool", "spatial")  # of features, that means and covariances are of
 
 
 class Gathered(NamedTuple):
@@ -53,10 +53,10 @@ def gather(name: str, batches: Iterable[Features]) -> Gathered:
     Raises:
       ValueError: there are fewer than two pictures, or a feature is not finite.
     """
-    totals: dict[str, moments_module.Moments | None] = dict.fromkeys(FRECHET)
+    totals: dict[str, moments_module.Moments | None] = dict.fromkeys(KINDS)
     kept: dict[str, list[np.ndarray]] = {"pool": [], "logits": []}
     for batch in batches:
-        for kind in FRECHET:
+        for kind in KINDS:
             if kind in batch:
                 totals[kind] = moments_module.add(totals[kind], moments_module.from_features(batch[kind]))
         for kind, parts in kept.items():
@@ -80,7 +80,11 @@ def own_figures(made: Gathered, protocol: Protocol) -> dict[str, float]:
 
 
 def figures(
-    made: Gathered, statistics: Statistics, real: Float[np.ndarray, "N D"] | None, protocol: Protocol
+    made: Gathered,
+    statistics: Statistics,
+    real: Float[np.ndarray, "N D"] | None,
+    protocol: Protocol,
+    frechet: str = "fid",
 ) -> dict[str, float]:
     """The figures of a set beside real pictures.
 
@@ -88,16 +92,17 @@ def figures(
       made: the set that is judged.
       statistics: of the real pictures, for FID, and for sFID where both have the spatial features.
       real: their "pool" features, for KID and the neighbours; None where only statistics are there.
+      frechet: what the distance of the "pool" features is called.
 
     Returns:
-      fid, sfid, kid and kid_spread, precision, recall, density, coverage; those that can be had.
+      fid or fd, sfid, kid and kid_spread, precision, recall, density, coverage; those that can be had.
 
     Raises:
       ValueError: the statistics are of another network's features.
     """
     found = {
         name: frechet_distance(*made.statistics.moments[kind], *statistics.moments[kind])
-        for kind, name in FRECHET.items()
+        for kind, name in zip(KINDS, (frechet, "sfid"), strict=True)
         if kind in made.statistics.moments and kind in statistics.moments
     }
     if real is None:

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from diffusion_jax.interop import efficientnet as efficientnet_weights
+from diffusion_jax.interop import files
 from diffusion_jax.interop import inception as inception_weights
-from diffusion_jax.models import Params, inception
+from diffusion_jax.models import Params, efficientnet, inception
 from diffusion_jax.training.placement import Placement
 
 Features = dict[str, Float[np.ndarray, "B D"]]
@@ -17,11 +19,12 @@ Extract = Callable[[Iterable[UInt8[np.ndarray, "B H W C"]], int], Iterator[Featu
 class Extractor(NamedTuple):
     """A network that features are of.
 
-    name, sha256: what it is, for the record; the hash is that of its file of weights.
+    name, sha256: what it is, for the record; the hash is that of its file of weights, or of its arrays.
     params: of the network.
     apply: (params, uint8 [B, H, W, 3]) -> arrays [B, D] by name. "pool" is what FID, KID and neighbours are of; "spatial"
       sFID's and "logits" the Inception Score's where there are such. A row depends on its picture alone.
     protocol: what else the features depend on, for the record.
+    frechet: what the Fréchet distance of its "pool" is called: "fid" of Inception's, "fd" of any other's.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Extractor(NamedTuple):
     params: Params
     apply: Callable[[Params, UInt8[Array, "B H W 3"]], dict[str, Float[Array, "B D"]]]
     protocol: dict[str, Any]
+    frechet: str = "fid"
 
 
 def inception_extractor(path: str, resize: str = "tensorflow") -> Extractor:
@@ -49,6 +53,21 @@ def inception_extractor(path: str, resize: str = "tensorflow") -> Extractor:
 
     protocol = {"resize": f"{resize}, bilinear to {inception.SIDE}"}
     return Extractor("Inception 2015-12-05", loaded.sha256, loaded.params, apply, protocol)
+
+
+def efficientnet_extractor(path: str) -> Extractor:
+    """EfficientNet-Lite0 with the weights in a file, as `interop.efficientnet.load`.
+
+    Raises:
+      UserError: the file is not there, or is another network.
+    """
+    params = efficientnet_weights.load(path)
+    protocol = {"resize": f"bicubic to {efficientnet.SIDE}, smoothed where it shrinks"}
+    return Extractor("EfficientNet-Lite0", files.sha256(path), params, _efficientnet, protocol, "fd")
+
+
+def _efficientnet(params: Params, images: UInt8[Array, "B H W 3"]) -> dict[str, Float[Array, "B D"]]:
+    return efficientnet.apply(params, images)._asdict()
 
 
 def make_extract(extractor: Extractor, placement: Placement) -> Extract:

@@ -1,19 +1,22 @@
 """ADM's classifier of noisy images: the U-Net's way down and middle, and one of four pools."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from diffusion_jax.denoiser import Cond
-from diffusion_jax.models import Network
+from diffusion_jax.models import Network, Params
 from diffusion_jax.models.attention import attend
 from diffusion_jax.models.layers import GroupNorm
 from diffusion_jax.models.trunk import Told, Trunk, check_trunk
 
 POOLS = ("attention", "adaptive", "spatial", "spatial_v2")
 SPATIAL_WIDTH = 2048
+FEATURES = ("intermediates", "features")  # where a pool leaves what its last layer reads, for whom it may concern
 
 
 class Classifier(Trunk):
@@ -25,7 +28,8 @@ class Classifier(Trunk):
       spatial: dense(relu(dense(f))), f the means over pixels of every block's output on the way down, and of h.
       spatial_v2: dense(silu(norm(dense(f)))).
 
-    All of a pool is computed in float32. Source: guided-diffusion's `EncoderUNetModel`.
+    All of a pool is computed in float32; what its last dense layer reads are the features of `make_features`.
+    Source: guided-diffusion's `EncoderUNetModel`.
     """
 
     pool: str = "attention"
@@ -46,13 +50,15 @@ class Classifier(Trunk):
             f = nn.Dense(SPATIAL_WIDTH, name=f"{self.pool}_in")(jnp.concatenate(means, axis=-1))
             v2 = self.pool == "spatial_v2"
             f = nn.silu(GroupNorm(self.norm_groups, name="spatial_v2_norm")(f)) if v2 else nn.relu(f)
+            self.sow(*FEATURES, f)
             return nn.Dense(self.out_channels, name=f"{self.pool}_out")(f)
         h = nn.silu(GroupNorm(self.norm_groups, name="norm_out")(h))
         if self.pool == "attention":
             assert self.num_head_channels, "make_classifier has seen to it"
             return AttentionPool(self.out_channels, self.num_head_channels, name="attention_pool")(h)
-        zeros = nn.initializers.zeros
-        return nn.Dense(self.out_channels, kernel_init=zeros, name="adaptive_out")(h.mean((1, 2)))
+        f, zeros = h.mean((1, 2)), nn.initializers.zeros
+        self.sow(*FEATURES, f)
+        return nn.Dense(self.out_channels, kernel_init=zeros, name="adaptive_out")(f)
 
 
 class AttentionPool(nn.Module):
@@ -72,8 +78,9 @@ class AttentionPool(nn.Module):
         x = x + self.param("position_embed", nn.initializers.normal(c**-0.5), x.shape[1:])
         qkv = nn.Dense(3 * c, name="qkv")(x)
         q, k, v = (part.reshape(b, -1, c // self.head_channels, self.head_channels) for part in jnp.split(qkv, 3, -1))
-        h = attend(q[:, :1], k, v)  # only the mean's answer is wanted
-        return nn.Dense(self.features, name="out")(h.reshape(b, c))
+        h = attend(q[:, :1], k, v).reshape(b, c)  # only the mean's answer is wanted
+        self.sow(*FEATURES, h)
+        return nn.Dense(self.features, name="out")(h)
 
 
 def make_classifier(module: Classifier, image_shape: tuple[int, int, int]) -> Network:
@@ -99,3 +106,16 @@ def make_classifier(module: Classifier, image_shape: tuple[int, int, int]) -> Ne
         return jnp.asarray(module.apply({"params": params}, x, time, cond, dropout_keys))
 
     return Network(init, apply)
+
+
+def make_features(
+    module: Classifier,
+) -> Callable[[Params, Float[Array, "B H W C"], Float[Array, "B"]], tuple[Float[Array, "B F"], Float[Array, "B K"]]]:
+    """(params, x [B, H, W, C], time [B]) -> the pool's features before its last layer [B, F], and the logits [B, K]."""
+
+    def apply(params: Params, x: Array, time: Array) -> tuple[Array, Array]:
+        logits, kept = module.apply({"params": params}, x, time, mutable=[FEATURES[0]])
+        (features,) = jax.tree.leaves(kept)
+        return features, jnp.asarray(logits)
+
+    return apply
