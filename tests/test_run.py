@@ -110,8 +110,8 @@ def test_a_run_tells_what_its_samples_show_of_captions_and_may_cease_to(data_dir
     assert {name: float(two[f"score_{name}"]) for name in told} == pytest.approx(told, rel=1e-3)
     assert one["score_count"] != two["score_count"]
     assert run._resume(tiny_config(data_dir), tmp_path)[0] == 2
-    config.model.condition = "none"
-    with pytest.raises(UserError, match="Set it to 0"):
+    config.evaluate.split = "train"
+    with pytest.raises(UserError, match="validation or test"):
         run.train(config, tmp_path / "other", time.monotonic())
 
 
