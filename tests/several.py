@@ -82,12 +82,40 @@ def sample(workdir, out):
     sampling.run(sampling.Request(checkpoint=str(workdir), out=str(out), **fields))
 
 
+def evaluate(checkpoint, samples, real, out):
+    """OUT/figures.json: given pictures, and ten samples of a checkpoint, beside real pictures by a network of one layer."""
+    import jax
+    import jax.numpy as jnp
+
+    from diffusion_jax import processes, sampling, scores
+    from diffusion_jax.metrics import comparison, features
+
+    weights = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+
+    def apply(params, images):
+        return {"pool": jax.nn.relu(images.astype(jnp.float32).mean((1, 2)) / 255 @ params)}
+
+    extractor = features.Extractor("one layer", "", weights, apply, {})
+    rest = {"features": "inception", "features_file": "weights", "resize": "tensorflow", "split": "validation"}
+    rest |= {"seeds": (0,), "batch_size": 16, "save_statistics": None, "protocol": comparison.Protocol()}
+    given = scores.Request(samples, real, num_samples=None, **rest)
+    made = scores.Request(None, real, num_samples=10, **rest)
+    out = pathlib.Path(out)
+    with mock.patch.object(features, "inception_extractor", lambda path, resize: extractor):
+        records = [
+            scores.compare(given, None, [], out / "given.part"),
+            scores.compare(made, sampling.load(checkpoint, {}), [1.0], out / "made.part"),
+        ]
+    if processes.first():
+        (out / "figures.json").write_text(json.dumps([list(record["figures"].values()) for record in records]))
+
+
 def main(argv):
-    """Does the jobs, a list of ["train" or "sample", arguments], each after a line that says its folder."""
+    """Does the jobs, a list of [name of a function here, arguments], each after a line that says its folder."""
     cli.start()
     for name, arguments in json.loads(JOBS.value):
-        print(f"== {arguments.get('out', arguments['workdir'])}", flush=True)
-        {"train": train, "sample": sample}[name](**arguments)
+        print(f"== {arguments.get('out') or arguments['workdir']}", flush=True)
+        {"train": train, "sample": sample, "evaluate": evaluate}[name](**arguments)
 
 
 if __name__ == "__main__":

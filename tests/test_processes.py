@@ -11,13 +11,16 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import several
 from safetensors.numpy import load_file
 
-from diffusion_jax import processes
+from configs import scenes
+from diffusion_jax import build, processes
 from diffusion_jax.errors import UserError
+from diffusion_jax.training import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 TIMEOUT = 300  # seconds, of one start
@@ -86,6 +89,19 @@ def preempted(workdir):
     return step
 
 
+def compared(folder):
+    """What `several.evaluate` compares: pictures, and a checkpoint with parameters drawn at random that makes some."""
+    if not (folder / "pictures").exists():
+        rng, config = np.random.default_rng(0), scenes.get_config("debug")
+        config.update_from_flattened_dict({"model.condition": "none", "data.image_size": 16, "sample.num_steps": 2})
+        template = jax.eval_shape(build.model(config, None).network.init, jax.random.key(0))
+        params = jax.tree.map(lambda leaf: np.asarray(0.2 * rng.normal(size=leaf.shape), np.float32), template)
+        checkpoint.write_weights(folder / "pictures", params, config.to_dict(), None)
+        for name, count in (("real", 21), ("samples", 18)):
+            np.savez(folder / f"{name}.npz", rng.integers(0, 256, (count, 16, 16, 3), np.uint8))
+    return {"checkpoint": f"{folder}/pictures", "samples": f"{folder}/samples.npz", "real": f"{folder}/real.npz"}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """What the runs of this module wrote; each run's folder by its name, and what the first of two processes said of it.
@@ -107,6 +123,7 @@ def folder(tmp_path_factory):
         ("train", {"workdir": f"{folder}/spoilt", "fields": SHARDED | ONE_ROLLBACK, "spoilt": SPOILT}),
         ("train", {"workdir": elastic, "fields": SHARDED | {"train.num_steps": 6}}),
         *(("sample", {"workdir": f"{folder}/{p}/checkpoints/10", "out": f"{folder}/{p}_samples"}) for p in PLACEMENTS),
+        ("evaluate", compared(folder) | {"out": f"{folder}/figures"}),
     ]
     first, second = end(start(several.__file__, f"--jobs={json.dumps(jobs)}"), status=0)
     assert not second.replace("[Gloo]", "").strip().startswith("==")
@@ -114,6 +131,7 @@ def folder(tmp_path_factory):
         workdir, _, text = part.partition("\n")
         (folder / f"{pathlib.Path(workdir).name}.txt").write_text(text)
     several.train(elastic, SINGLE)
+    several.evaluate(**compared(folder), out=folder / "alone_figures")
     return folder
 
 
@@ -143,6 +161,15 @@ def test_two_processes_write_the_snapshots_of_averages_that_one_writes(placement
         assert ours.keys() == one.keys() and {name.partition("/")[0] for name in one} == {"0.05"}
         for name, want in one.items():
             np.testing.assert_allclose(ours[name], want, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(folder):
+    one, ours = (json.loads((folder / name / "figures.json").read_text()) for name in ("alone_figures", "figures"))
+    for (alone,), (together,) in zip(one, ours, strict=True):
+        assert together.keys() == alone.keys() == {"fid", "kid", "precision", "recall", "density", "coverage"}
+        for name, value in alone.items():
+            np.testing.assert_allclose(together[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.slow
