@@ -1,4 +1,4 @@
-"""A classifier of noisy Fashion-MNIST at 28 pixels: that of configs/classifier_cifar10.py at half its width.
+"""A classifier of noisy Fashion-MNIST at 28 pixels: that of configs/classifier_cifar10.py at half its width, 0.79 million parameters.
 
     python -m diffusion_jax.data prepare fashion_mnist_idx
     python train.py --config=configs/classifier_fashion_mnist.py --workdir=runs/classifier_fashion_mnist
