@@ -202,14 +202,3 @@ def test_area_downsampling_is_the_mean_of_each_block():
     np.testing.assert_allclose(small.mean((1, 2)), x.mean((1, 2)))
     with pytest.raises(ValueError, match="does not divide"):
         conditions.area_downsample(x, 3)
-
-
-def test_random_masks_erase_a_box_each_and_all_of_one_in_four():
-    masks = np.asarray(conditions.random_box_mask(jax.random.split(jax.random.key(0), 400), 8, 12))[..., 0]
-    assert set(np.unique(masks)) == {0.0, 1.0}
-    whole = (masks == 0).all((1, 2)).mean()
-    assert 0.18 < whole < 0.34
-    for mask in masks[:50]:
-        rows, columns = np.nonzero(mask == 0)
-        if len(rows):
-            assert (mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == 0).all()

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from diffusion_jax import conditions, images, losses, times, weights
+from diffusion_jax import conditions, images, losses, masks, times, weights
 from diffusion_jax.build.models import (
     DISCRETE_TIMES,
     TABLE,
@@ -167,7 +167,7 @@ def _of_picture(model: Model, batch: Batch, x0: Array, keys: Array) -> Cond:
     if "low_res" in blank:
         cond["low_res"] = conditions.area_downsample(x0, model.config.model.low_res)
     if "inpaint_mask" in blank:
-        mask = conditions.random_box_mask(fold_in(keys, 4), *x0.shape[1:3])
+        mask = masks.random_masks(fold_in(keys, 4), *x0.shape[1:3])
         cond |= {"inpaint_image": x0, "inpaint_mask": mask}
     return cond
 
