@@ -105,6 +105,7 @@ def get_config() -> ConfigDict:
                 "time_mean": 0.0,  # logit_normal: positive leans to noise; log_normal_sigma: of log sigma, -1.2 in EDM
                 "time_std": 1.0,  # of the same; 1.2 in EDM
                 "cond_dropout": 0.1,  # probability of the null condition, for classifier-free guidance
+                "low_res_noise": 0.0,  # upsamplers: the small picture is taught with noise of deviations from 0 to this, of [-1, 1]
             },
             "optimizer": {
                 "learning_rate": 1e-4,

@@ -165,7 +165,9 @@ def _of_picture(model: Model, batch: Batch, x0: Array, keys: Array) -> Cond:
     labelled = "label" in blank.keys() - model.null_cond.keys() or model.config.model.kind == "classifier"
     cond = {"label": batch["label"]} if labelled else {}
     if "low_res" in blank:
-        cond["low_res"] = conditions.area_downsample(x0, model.config.model.low_res)
+        small = conditions.area_downsample(x0, model.config.model.low_res)
+        most = model.config.diffusion.low_res_noise
+        cond["low_res"] = conditions.noised(fold_in(keys, 5), small, most) if most else small
     if "inpaint_mask" in blank:
         mask = masks.random_masks(fold_in(keys, 4), *x0.shape[1:3])
         cond |= {"inpaint_image": x0, "inpaint_mask": mask}
