@@ -8,7 +8,15 @@ From a picture: redraw it by a prompt (SDEdit), repaint the white part of a mask
 
     python sample.py --checkpoint=runs/scenes --prompt="..." --init_image=a.png --strength=0.7
     python sample.py --checkpoint=runs/scenes --prompt="..." --init_image=a.png --mask=m.png
-    python sample.py --checkpoint=runs/scenes --prompt="..." --init_image=a.png --invert
+    python sample.py --checkpoint=runs/scenes --prompt="..." --init_image=a.png --invert --eta=0.5
+    python sample.py --checkpoint=runs/scenes --prompt="..." --init_image=a.png --outpaint=16,0,16,0
+    python sample.py --checkpoint=runs/scenes --prompt="..." --then_prompt="..." --then_mask=m.png
+
+From one caption to another, the best of many, and how pictures form:
+
+    python sample.py --checkpoint=runs/scenes --prompt="a red star" --prompt="a blue ring" --interpolate_prompts --num_samples=8
+    python sample.py --checkpoint=runs/scenes --prompt="..." --num_samples=64 --rerank=runs/clip --best=8
+    python sample.py --checkpoint=runs/scenes --prompt="..." --animation
 
 In two stages, from text or from a class, and with a classifier of noisy images:
 
@@ -138,6 +146,23 @@ INTERPOLATE = flags.DEFINE_bool(
     "interpolate", False, "Go from the first to the last sample's noise; with --invert from picture to picture."
 )
 
+INTERPOLATE_PROMPTS = flags.DEFINE_bool(
+    "interpolate_prompts", False, "Go from the first to the second --prompt, with one noise, in --num_samples pictures."
+)
+OUTPAINT = flags.DEFINE_list(
+    "outpaint", None, "LEFT,TOP,RIGHT,BOTTOM: pixels of a border to be drawn around --init_image, at the model's size."
+)
+THEN_PROMPT = flags.DEFINE_multi_string(
+    "then_prompt", [], "Repaint what was made by this caption, where --then_mask is white. Repeatable: edit after edit."
+)
+THEN_MASK = flags.DEFINE_multi_string("then_mask", [], "The mask of each --then_prompt, in order.")
+
+RERANK = flags.DEFINE_string(
+    "rerank", None, "A checkpoint of a CLIP, which chooses the --best of each prompt's --num_samples."
+)
+BEST = flags.DEFINE_integer("best", 1, "Of each prompt, with --rerank; the best comes first.", lower_bound=1)
+ANIMATION = flags.DEFINE_bool("animation", False, "Also write animation.gif: the pictures as they form, as foreseen.")
+
 SEED = flags.DEFINE_integer("seed", 0, "Of all noise.", lower_bound=0, upper_bound=2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Images sampled at a time, over all devices. [32; of vectors, all]", lower_bound=1
@@ -154,6 +179,9 @@ def main(argv: list[str]) -> None:
     low, high = cli.interval("guidance_interval", GUIDANCE_INTERVAL.value)
     if EMA_DECAY.value is not None and EMA_STD.value is not None:
         raise UserError("--ema_decay and --ema_std name two averages: give one.")
+    if len(THEN_PROMPT.value) != len(THEN_MASK.value):
+        raise UserError("each --then_prompt needs its --then_mask, which is white where it repaints.")
+    margins = tuple(cli.floats("outpaint", OUTPAINT.value)) if OUTPAINT.value else None
     from diffusion_jax import pictures, sampling  # after the flags are right: JAX takes seconds to import
 
     sampling.run(
@@ -201,6 +229,12 @@ def main(argv: list[str]) -> None:
                 invert=INVERT.value,
                 interpolate=INTERPOLATE.value,
             ),
+            interpolate_prompts=INTERPOLATE_PROMPTS.value,
+            outpaint=margins,
+            rounds=tuple(zip(THEN_PROMPT.value, THEN_MASK.value, strict=True)),
+            rerank=RERANK.value,
+            best=BEST.value,
+            animation=ANIMATION.value,
         )
     )
 

@@ -194,6 +194,28 @@ def invert(
     return samplers.sample(sampler, denoiser, x0, grid[:-1][::-1], cond, keys)
 
 
+def between(denoiser: Denoiser, other: Cond, fraction: Float[Array, "..."] | float) -> Denoiser:
+    """From one condition to another: the denoiser of the scores' mean, as of p(x | cond)^(1 - f) p(x | other)^f.
+
+        x0 = (1 - f) x0(x_t, cond) + f x0(x_t, other), and eps, and what a learned variance adds, likewise.
+
+    With the same noise, pictures go from the one to the other as f grows. Costs two evaluations.
+
+    Args:
+      denoiser: any denoiser, guided or not; wrap clipping after.
+      other: cond's tree.
+      fraction: f in [0, 1], broadcast against x; 0 is cond alone.
+
+    Source: Liu et al. 2022, "Compositional visual generation with composable diffusion models", for sums of scores.
+    """
+
+    def mixed(x_t: Float[Array, "B ..."], t: Float[Array, "*B"], cond: Cond) -> Prediction:
+        here, there = denoiser(x_t, t, cond), denoiser(x_t, t, other)
+        return jax.tree.map(lambda a, b: (1 - fraction) * a + fraction * b, here, there)
+
+    return mixed
+
+
 def slerp(a: Float[Array, "..."], b: Float[Array, "..."], fraction: Float[Array, "..."] | float) -> Float[Array, "..."]:
     """Spherical interpolation of two noises: sin((1 - f) w) / sin w a + sin(f w) / sin w b, w the angle between them.
 

@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from diffusion_jax import editing, guidance, images, samplers
 from diffusion_jax.denoiser import Cond, Denoiser
-from diffusion_jax.keys import keys_per_example
 from diffusion_jax.models import Params
-from diffusion_jax.predictions import Parameterization
+from diffusion_jax.predictions import Parameterization, Prediction
 from diffusion_jax.samplers import Sampler
 from diffusion_jax.schedules import Schedule, level_like
 from diffusion_jax.training.placement import Placement
 
 Progress = Callable[[int], None]
+PARTS = 10  # in which the loop runs where somebody is told of its progress
 GUIDANCES = ("none", "classifier_free", "autoguidance")
 COMBINES = ("plain", "rescaled", "projected")
 THRESHOLDS = ("none", "clip", "dynamic")
@@ -49,9 +49,12 @@ class Method:
 
 
 class Knobs(NamedTuple):
-    """Run-time numbers of sampling: changing one compiles nothing. Each is what the function that it is given to calls so."""
+    """Run-time numbers of sampling: changing one compiles nothing. Each is what the function that it is given to calls so.
 
-    guidance_scale: float = 1.0
+    guidance_scale: one number, or one per image [N].
+    """
+
+    guidance_scale: float | Float[np.ndarray, "N"] = 1.0
     guidance_low: float = 0.0
     guidance_high: float = 1.0
     rescale: float = 0.0
@@ -73,6 +76,9 @@ class Inputs(NamedTuple):
     mask: [N, H, W, 1], True where the picture is kept.
     latents: [N, H, W, C], the state at grid[begin], in place of fresh noise.
     begin: the first step taken.
+    end: where the steps end, None at the grid's last time. A grid that is filled up to a fixed length then serves any number
+      of steps with one program.
+    other_cond: a second condition of each image, as `cond`; `fraction` [N] says how far to go from `cond` to it.
     """
 
     null_cond: Cond | None = None
@@ -82,6 +88,21 @@ class Inputs(NamedTuple):
     mask: Bool[np.ndarray, "N H W 1"] | None = None
     latents: Float[np.ndarray, "N H W C"] | None = None
     begin: int = 0
+    end: int | None = None
+    other_cond: Cond | None = None
+    fraction: Float[np.ndarray, "N"] | None = None
+
+
+class Watch(NamedTuple):
+    """Somebody who is shown the pictures as they form.
+
+    show: called after each part of the loop with (index of the batch's first image, step reached, uint8 [n, H, W, C]): the x0
+      that the last step foresaw, for each image of the batch.
+    parts: how many parts; each costs a call of the program and no evaluation of the network.
+    """
+
+    show: Callable[[int, int, np.ndarray], None]
+    parts: int = PARTS
 
 
 def make_generate(
@@ -111,27 +132,27 @@ def make_generate(
       log_prob_of: params -> what classifier guidance raises; needed where method.classifier is not "none".
 
     Returns:
-      generate(params, cond [N, ...], indices [N], seed, knobs, grid, batch_size, progress=None, inputs=Inputs(), raw=False) ->
-      uint8 [N, H, W, C], or with raw float32 as the sampler left it. `progress` is called with the steps done since the last
-      call, of (batches) x (steps) in all.
+      generate(params, cond [N, ...], indices [N], seed, knobs, grid, batch_size, progress=None, inputs=Inputs(), raw=False,
+      watch=None) -> uint8 [N, H, W, C], or with raw float32 as the sampler left it. `seed` is one number, or one per image [N].
+      `progress` is called with the steps done since the last call, of (batches) x (steps) in all; `watch` is a Watch.
     """
+    remembered = _remembering(method.sampler)
 
     def start(shared: dict[str, Any], batch: dict[str, Any], axis_name: str | None) -> Array:
-        keys = keys_per_example(jax.random.key(shared["seed"]), batch["index"])
+        keys = _keys(batch)
         if "picture" in batch:
             return editing.sdedit_start(schedule, batch["picture"], shared["t"], keys)
         level = level_like(schedule, shared["t"], jnp.zeros((1, *image_shape)))
         return shared["temperature"] * samplers.initial_noise(keys, image_shape, level)
 
     def program(shared: dict[str, Any], batch: dict[str, Any], axis_name: str | None) -> tuple[Array, Any]:
-        keys = keys_per_example(jax.random.key(shared["seed"]), batch["index"])
-        denoiser = _guided(method, denoiser_of, schedule, rescale_space, shared)
+        denoiser = _guided(method, denoiser_of, schedule, rescale_space, shared, batch)
         if method.classifier != "none":  # after the threshold: what a classifier adds is not clipped, as in ADM
             assert log_prob_of is not None, "a classifier's gradient needs the classifier"
             log_prob, scale = log_prob_of(shared["classifier_params"]), shared["knobs"].classifier_scale
             denoiser = guidance.classifier(denoiser, schedule, log_prob, scale, method.classifier)
-        denoiser, sampler = _edited(method, denoiser, schedule, shared["knobs"], batch)
-        carry = batch["x"], batch["state"]
+        denoiser, sampler = _edited(method, remembered, denoiser, schedule, shared["knobs"], batch)
+        carry, keys = (batch["x"], batch["state"]), _keys(batch)
         return samplers.run(
             sampler, denoiser, carry, shared["grid"], batch["cond"], keys, shared["first"], shared["last"]
         )
@@ -142,50 +163,42 @@ def make_generate(
         params: Params,
         cond: Cond,
         indices: Int[np.ndarray, "N"],
-        seed: int,
+        seed: int | Int[np.ndarray, "N"],
         knobs: Knobs,
         grid: Float[Array, "T+1"],
         batch_size: int,
         progress: Progress | None = None,
         inputs: Inputs = Inputs(),  # noqa: B008 (a tuple of Nones)
         raw: bool = False,
+        watch: Watch | None = None,
     ) -> np.ndarray:
         grid = np.asarray(grid, np.float32)
-        num_steps = len(grid) - 1
+        end = len(grid) - 1 if inputs.end is None else inputs.end
         # Parts of the loop at a time only where somebody watches.
-        stops = np.unique(np.linspace(inputs.begin, num_steps, 11 if progress else 2).round().astype(int))
-        null = null_cond if inputs.null_cond is None else inputs.null_cond
-        at_start = {"seed": np.uint32(seed), "t": grid[inputs.begin], "temperature": np.float32(knobs.temperature)}
-        shared = {
-            "params": placement.replicate(params),
-            "seed": np.uint32(seed),
-            "knobs": jax.tree.map(np.float32, knobs),
-            "null_cond": null,
-            "grid": grid,
-        }
-        if method.guidance == "autoguidance":
-            shared["weak_params"] = placement.replicate(inputs.weak_params)
-        if method.classifier != "none":
-            shared["classifier_params"] = placement.replicate(inputs.classifier_params)
-        rows = {"index": np.asarray(indices), "cond": cond}
-        if method.edit != "none":
-            rows |= {"known": inputs.picture, "mask": inputs.mask}
-        first_rows = {"index": rows["index"]} | ({"picture": inputs.picture} if inputs.begin else {})
+        count = watch.parts if watch else PARTS if progress else 1
+        stops = np.unique(np.linspace(inputs.begin, end, count + 1).round().astype(int))
+        at_start = {"t": grid[inputs.begin], "temperature": np.float32(knobs.temperature)}
+        shared = _shared(method, placement, params, null_cond, knobs, inputs) | {"grid": grid}
+        rows = _rows(method, cond, indices, seed, knobs, inputs)
+        first_rows = {"index": rows["index"], "seed": rows["seed"]}
+        first_rows |= {"picture": inputs.picture} if inputs.begin else {}
         parts = []
         for offset in range(0, len(indices), batch_size):
-            batch = _padded(rows, offset, batch_size)
+            batch, size = _padded(rows, offset, batch_size), min(batch_size, len(indices) - offset)
             if inputs.latents is None:
                 x = compiled_start(at_start, _padded(first_rows, offset, batch_size))
             else:
                 x = _padded(np.asarray(inputs.latents, np.float32), offset, batch_size)
-            carry = x, method.sampler.init(jnp.asarray(x))
+            carry = x, remembered.init(jnp.asarray(x))
             for first, last in zip(stops, stops[1:], strict=False):
                 bounds = {"first": np.int32(first), "last": np.int32(last)}
                 carry = compiled(shared | bounds, batch | {"x": carry[0], "state": carry[1]})
                 if progress:
                     jax.block_until_ready(carry)
                     progress(int(last - first))
-            parts.append(np.asarray(carry[0])[: len(indices) - offset])
+                if watch:
+                    watch.show(offset, int(last), images.to_uint8(np.asarray(carry[1].x0)[:size]))
+            parts.append(np.asarray(carry[0])[:size])
         made = np.concatenate(parts)
         if method.edit in ("replace", "repaint"):
             made = np.where(
@@ -196,15 +209,84 @@ def make_generate(
     return generate
 
 
+def _shared(
+    method: Method, placement: Placement, params: Params, null_cond: Cond, knobs: Knobs, inputs: Inputs
+) -> dict[str, Any]:
+    """What all images of a batch share."""
+    shared = {
+        "params": placement.replicate(params),
+        "knobs": jax.tree.map(np.float32, knobs._replace(guidance_scale=1.0)),  # the scale is among the rows
+        "null_cond": null_cond if inputs.null_cond is None else inputs.null_cond,
+    }
+    if method.guidance == "autoguidance":
+        shared["weak_params"] = placement.replicate(inputs.weak_params)
+    if method.classifier != "none":
+        shared["classifier_params"] = placement.replicate(inputs.classifier_params)
+    return shared
+
+
+def _rows(
+    method: Method, cond: Cond, indices: np.ndarray, seed: int | np.ndarray, knobs: Knobs, inputs: Inputs
+) -> dict[str, Any]:
+    """What each image has of its own, [N, ...]: so that those of several requests can be of one batch."""
+    count = len(indices)
+    rows = {
+        "index": np.asarray(indices),
+        "cond": cond,
+        "seed": np.broadcast_to(np.asarray(seed, np.uint32), count),
+        "guidance_scale": np.broadcast_to(np.asarray(knobs.guidance_scale, np.float32), count),
+    }
+    if method.edit != "none":
+        rows |= {"known": inputs.picture, "mask": inputs.mask}
+    if inputs.other_cond is not None:
+        rows |= {"other_cond": inputs.other_cond, "fraction": np.asarray(inputs.fraction, np.float32)}
+    return rows
+
+
+def _keys(batch: dict[str, Any]) -> Key[Array, "B"]:
+    """One key per image, of its seed and its index."""
+    return jax.vmap(lambda seed, index: jax.random.fold_in(jax.random.key(seed), index))(batch["seed"], batch["index"])
+
+
+class _Remembered(NamedTuple):
+    """A sampler's state, and the x0 that the last step foresaw."""
+
+    state: Any
+    x0: Float[Array, "B ..."]
+
+
+def _remembering(sampler: Sampler) -> Sampler:
+    """A sampler whose state also holds what it was first told of x0 in its last step; before any step, x itself."""
+
+    def step(denoise, x_t, t, s, keys, remembered):
+        told = []
+
+        def heard(x: Array, time: Array) -> Prediction:
+            prediction = denoise(x, time)
+            told.append(prediction.x0)
+            return prediction
+
+        x_s, state = sampler.step(heard, x_t, t, s, keys, remembered.state)
+        return x_s, _Remembered(state, told[0])
+
+    return sampler._replace(init=lambda x_t: _Remembered(sampler.init(x_t), x_t), step=step)
+
+
 def _guided(
     method: Method,
     denoiser_of: Callable[[Params], Denoiser],
     schedule: Schedule,
     space: Parameterization,
     shared: dict[str, Any],
+    batch: dict[str, Any],
 ) -> Denoiser:
-    """Network -> guidance -> interval -> threshold of x0, with the run-time values of `shared`."""
+    """Network -> guidance -> interval -> between two conditions -> threshold of x0, with the run-time values."""
     knobs, plain = shared["knobs"], denoiser_of(shared["params"])
+
+    def per_image(values: Float[Array, "B"]) -> Float[Array, "B ..."]:
+        return values.reshape(-1, *(1,) * (batch["x"].ndim - 1))
+
+    scale = per_image(batch["guidance_scale"])
     combine = {
         "plain": guidance.extrapolate,
         "rescaled": guidance.rescaled(schedule, space, knobs.rescale),
@@ -212,28 +294,30 @@ def _guided(
     }[method.combine]
     guided = plain
     if method.guidance == "autoguidance":
-        guided = guidance.autoguidance(plain, denoiser_of(shared["weak_params"]), knobs.guidance_scale, combine)
+        guided = guidance.autoguidance(plain, denoiser_of(shared["weak_params"]), scale, combine)
     elif method.guidance == "classifier_free" and shared["null_cond"]:
-        guided = guidance.classifier_free(plain, shared["null_cond"], knobs.guidance_scale, combine)
+        guided = guidance.classifier_free(plain, shared["null_cond"], scale, combine)
     if method.interval and guided is not plain:
         guided = guidance.within_interval(guided, plain, knobs.guidance_low, knobs.guidance_high)
+    if "other_cond" in batch:
+        guided = editing.between(guided, batch["other_cond"], per_image(batch["fraction"]))
     if method.threshold == "dynamic":
         return guidance.dynamic_threshold(guided, schedule, knobs.quantile)
     return guidance.clip_x0(guided, schedule) if method.threshold == "clip" else guided
 
 
 def _edited(
-    method: Method, denoiser: Denoiser, schedule: Schedule, knobs: Knobs, batch: dict[str, Any]
+    method: Method, sampler: Sampler, denoiser: Denoiser, schedule: Schedule, knobs: Knobs, batch: dict[str, Any]
 ) -> tuple[Denoiser, Sampler]:
     """The denoiser and sampler that hold the known part of a picture."""
     if method.edit == "replace":
-        return editing.replace_known(denoiser, schedule, batch["known"], batch["mask"]), method.sampler
+        return editing.replace_known(denoiser, schedule, batch["known"], batch["mask"]), sampler
     if method.edit == "product":
         deviation = jnp.where(batch["mask"], knobs.deviation, jnp.inf)
-        return editing.posterior_product(denoiser, schedule, batch["known"], deviation, DATA_VARIANCE), method.sampler
+        return editing.posterior_product(denoiser, schedule, batch["known"], deviation, DATA_VARIANCE), sampler
     if method.edit == "repaint":
-        return denoiser, editing.repaint(method.sampler, schedule, batch["known"], batch["mask"])
-    return denoiser, method.sampler
+        return denoiser, editing.repaint(sampler, schedule, batch["known"], batch["mask"])
+    return denoiser, sampler
 
 
 DATA_VARIANCE = 0.25  # of images in [-1, 1], EDM's sigma_data^2

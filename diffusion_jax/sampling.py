@@ -1,8 +1,8 @@
 """Sampling from a checkpoint to files. What sample.py calls; evaluation shares `load`."""
 
 import dataclasses
-import json
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,21 +11,30 @@ import tqdm
 
 import diffusion_jax
 from configs.default import get_config as default_config
-from diffusion_jax import build, images, pictures, processes, samplers, schedules, stages, vectors
-from diffusion_jax.data.bpe import ClipTokenizer
-from diffusion_jax.data.captions import CaptionTokenizer
+from diffusion_jax import (
+    build,
+    pictures,
+    processes,
+    reranking,
+    rounds,
+    sample_files,
+    samplers,
+    schedules,
+    stages,
+    vectors,
+)
 from diffusion_jax.errors import UserError
-from diffusion_jax.generate import Inputs, Knobs
+from diffusion_jax.generate import Inputs, Knobs, Watch
 from diffusion_jax.keys import keys_per_example
 from diffusion_jax.models import Params
+from diffusion_jax.sample_files import RESULTS
+from diffusion_jax.sample_request import MAIN_AVERAGE, Average, Request, check
 from diffusion_jax.samplers.ddim import ddim
 from diffusion_jax.training import checkpoint, posthoc
 from diffusion_jax.training.placement import Placement
 
-RESULTS = "samples.json"
-BASE_SAMPLES = "base_samples.npz"  # of the first of two stages
-MAX_GRID_ROWS = 32
 BATCH_SIZE = 32  # images at a time, unless the request says
+FRAMES = 24  # most of an animation
 
 
 class Loaded(NamedTuple):
@@ -37,38 +46,12 @@ class Loaded(NamedTuple):
     params: Params  # an average
 
 
-class Average(NamedTuple):
-    """Which average of the parameters: one that the run kept, by its decay, or one of any relative std, of its snapshots."""
+class Stage(NamedTuple):
+    """A checkpoint that samples, who guides it, and its programs by the edit that each holds: a round compiles nothing anew."""
 
-    decay: float | None = None
-    std: float | None = None
-
-
-MAIN_AVERAGE = Average()
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What to sample; see sample.py's flags. `overrides` are fields of config.sample, None where the config's hold, and
-    `upsampler_overrides` those of the upsampler's."""
-
-    checkpoint: str
-    prompts: tuple[str, ...]
-    labels: tuple[int, ...]
-    num_samples: int | None
-    overrides: dict[str, Any]
-    seed: int
-    batch_size: int | None
-    out: str
-    overwrite: bool = False
-    negative_prompt: str | None = None
-    weak_checkpoint: str | None = None
-    classifier: str | None = None
-    upsampler: str | None = None
-    upsampler_overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
-    base_samples: str | None = None
-    average: Average = MAIN_AVERAGE
-    edit: pictures.Edit = pictures.Edit()
+    loaded: Loaded
+    classifier: Loaded | None
+    programs: dict[str, Callable[..., np.ndarray]]
 
 
 def load(path: str, overrides: dict[str, Any], average: Average = MAIN_AVERAGE) -> Loaded:
@@ -97,7 +80,7 @@ def _load(workdir: pathlib.Path, step: int, overrides: dict[str, Any], average: 
         elif group in config:
             config[group] = fields
     config.sample.update({name: value for name, value in overrides.items() if value is not None})
-    model = build.model(config, _tokenizer(config.model.kind, text))
+    model = build.model(config, build.tokenizer(config.model.kind, text))
     template = jax.eval_shape(model.network.init, jax.random.key(0))
     if average.std is not None:
         return Loaded(workdir, step, model, posthoc.reconstruct(workdir, step, average.std, template))
@@ -113,12 +96,6 @@ def _load(workdir: pathlib.Path, step: int, overrides: dict[str, Any], average: 
     return Loaded(
         workdir, step, model, checkpoint.read_average(workdir, step, template, more.index(average.decay), count)
     )
-
-
-def _tokenizer(kind: str, text: str | None) -> CaptionTokenizer | ClipTokenizer | None:
-    if text is None:
-        return None
-    return ClipTokenizer.from_json(text) if kind == "clip" else CaptionTokenizer.from_json(text)
 
 
 def _tuples(value: Any) -> Any:
@@ -137,41 +114,66 @@ def run(request: Request) -> None:
     Raises:
       UserError: for what the user can mend.
     """
-    pictures.check(request.edit)
-    out = _new_folder(request.out, request.overwrite)
+    check(request)
+    out = sample_files.new_folder(request.out, request.overwrite)
     loaded = load(request.checkpoint, request.overrides, request.average)
     larger = load(request.upsampler, request.upsampler_overrides) if request.upsampler else None
     if vectors.is_vector(loaded.model):
         return _write_vectors(out, loaded, build.placement(loaded.model.config), request)
-    if larger and (larger.model.config.model.low_res, larger.model.image_shape[-1]) != loaded.model.image_shape[1:]:
-        raise UserError(
-            f"--upsampler={request.upsampler} enlarges pictures of {larger.model.config.model.low_res} pixels, and "
-            f"--checkpoint makes {loaded.model.image_shape[0]}."
-        )
-    classifier = _classifier(loaded.model, request)
-    base = stages.read_base(request.base_samples, loaded.model)
-    asked = stages.conditions(
-        classifier.model if classifier and loaded.model.config.model.condition == "none" else loaded.model,
-        request.prompts,
-        request.labels,
-        request.num_samples,
-        request.seed,
-        base,
-    )
-    made, given = _sample(loaded, asked, request, classifier, base)
     if larger:
-        _save_npz(out / BASE_SAMPLES, made, asked)
-        small = stages.Base(made)
+        check_upsampler(loaded.model, larger.model, str(request.upsampler))
+    classifier = _classifier(loaded.model, request)
+    clip = _reranker(loaded.model, request)
+    if request.rounds and loaded.model.config.model.condition != "text":
+        raise UserError("--then_prompt needs a checkpoint of captions.")
+    base = stages.read_base(request.base_samples, loaded.model)
+    told = classifier.model if classifier and loaded.model.config.model.condition == "none" else loaded.model
+    asked = stages.conditions(told, request.prompts, request.labels, request.num_samples, request.seed, base)
+    if request.interpolate_prompts:  # one row of pictures, of which `_sample` knows where it goes
+        every = np.zeros(request.num_samples or stages.NUM_SAMPLES, int)
+        asked = stages.Conditions((" to ".join(request.prompts),), every, prompts=request.prompts[:1])
+    frames: list[np.ndarray] = []
+    stage = Stage(loaded, classifier, {})
+    if request.outpaint:
+        made, given = _outpaint(stage, asked, request)
+    else:
+        made, given = _sample(stage, asked, request, base=base, frames=frames if request.animation else None)
+    made = _repaint(stage, made, request)
+    notes = None
+    if clip:
+        found = reranking.scores(clip.model, clip.params, made, asked)
+        chosen = reranking.best(found, asked.every, request.best)
+        made, asked, frames = made[chosen], asked._replace(every=asked.every[chosen]), [f[chosen] for f in frames]
+        notes = [{"index": int(i), "clip_score": round(float(found[i]), 3)} for i in chosen]
+    named = asked._replace(prompts=asked.names) if request.interpolate_prompts else asked
+    if larger:
+        sample_files.save_npz(out / sample_files.BASE_SAMPLES, made, named)
         kept = dataclasses.replace(request.edit, strength=None) if request.edit.mask else pictures.Edit()
         enlarging = dataclasses.replace(request, negative_prompt=None, weak_checkpoint=None, edit=kept)
-        made, given = _sample(larger, asked, enlarging, None, small)
-    _write(out, made, asked, given.rows(), larger or loaded, request)
+        made, given = _sample(Stage(larger, None, {}), asked, enlarging, base=stages.Base(made))
+    record = _record(larger or loaded, request)
+    sample_files.write(out, made, named, given.rows(), record, notes, frames)
+
+
+def check_upsampler(model: build.Model, larger: build.Model, path: str) -> None:
+    """Raises UserError where a checkpoint does not enlarge what the model makes."""
+    if (larger.config.model.low_res, larger.image_shape[-1]) != model.image_shape[1:]:
+        raise UserError(
+            f"--upsampler={path} enlarges pictures of {larger.config.model.low_res} pixels, and "
+            f"--checkpoint makes {model.image_shape[0]}."
+        )
 
 
 def _sample(
-    loaded: Loaded, asked: stages.Conditions, request: Request, classifier: Loaded | None, base: stages.Base | None
+    stage: Stage,
+    asked: stages.Conditions,
+    request: Request,
+    base: stages.Base | None = None,
+    this: rounds.Round | None = None,
+    frames: list[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, pictures.Given]:
-    """One stage: its images, uint8, and the pictures that it was given."""
+    """A stage's images, or those of one round of repainting: uint8, and the pictures that it was given; fills `frames`."""
+    loaded, classifier, programs = stage
     model, place = loaded.model, build.placement(loaded.model.config)
     count, batch_size = len(asked.every), request.batch_size or BATCH_SIZE
     batch_size = -(-min(batch_size, count) // place.num_devices) * place.num_devices
@@ -179,25 +181,92 @@ def _sample(
     cond = stages.cond_of(model, asked, (classifier.model, classifier.params) if classifier else None)
     cond = stages.with_pictures(cond, count, model, given, base)
     knobs = build.knobs(model)._replace(deviation=request.edit.observation_noise)
-    plan = pictures.plan(request.edit, given, build.grid(model), _draw(loaded, place, count, request.seed, knobs))
+    if this:
+        cond, plan = rounds.shown(cond, model, this), rounds.plan(this, build.grid(model))
+    else:
+        plan = pictures.plan(request.edit, given, build.grid(model), _draw(loaded, place, count, request.seed, knobs))
     inputs = plan.inputs._replace(**_guided_by(request, loaded))
+    indices, seed = np.arange(count), (request.seed + (this.number if this else 0)) % 2**32
+    if request.interpolate_prompts:  # of one noise, from the first caption to the second
+        other = stages.cond_of(model, asked._replace(prompts=request.prompts[1:]))
+        inputs = inputs._replace(other_cond=cond | other, fraction=np.linspace(0, 1, count))
+        indices = np.zeros(count, int)
     if classifier:
         inputs = inputs._replace(classifier_params=classifier.params)
-    steps, config = len(plan.grid) - 1 - inputs.begin, model.config.sample
+    steps = len(plan.grid) - 1 - inputs.begin
+    print(_summary(loaded, asked, steps, seed, classifier) + plan.remark)
+    if plan.edit not in programs:
+        guide = classifier.model if classifier else None
+        programs[plan.edit] = build.generate(model, place, plan.edit, classifier=guide)
+    watch = None if frames is None else Watch(_filming(frames, (count, *model.image_shape)), min(steps, FRAMES))
+    total = -(-count // batch_size) * steps
+    with tqdm.tqdm(total=total, desc="sample", unit="step", dynamic_ncols=True) as bar:
+        made = programs[plan.edit](
+            loaded.params, cond, indices, seed, knobs, plan.grid, batch_size, bar.update, inputs, watch=watch
+        )
+    return made, given
+
+
+def _summary(loaded: Loaded, asked: stages.Conditions, steps: int, seed: int, classifier: Loaded | None) -> str:
+    """What is about to be sampled."""
+    model, config = loaded.model, loaded.model.config.sample
     guided = f"guidance {config.guidance_scale:g}" if model.null_cond and config.guidance != "none" else "no guidance"
     if classifier:
         guided += f", classifier {config.classifier_scale:g}"
-    print(
-        f"step {loaded.step} of {loaded.workdir}: {count} images of {len(asked.names)} conditions, {config.sampler} with "
-        f"{steps} steps, {guided}, seed {request.seed}{plan.remark}"
+    return (
+        f"step {loaded.step} of {loaded.workdir}: {len(asked.every)} images of {len(asked.names)} conditions, "
+        f"{config.sampler} with {steps} steps, {guided}, seed {seed}"
     )
-    generate = build.generate(model, place, plan.edit, classifier=classifier.model if classifier else None)
-    total = -(-count // batch_size) * steps
-    with tqdm.tqdm(total=total, desc="sample", unit="step", dynamic_ncols=True) as bar:
-        made = generate(
-            loaded.params, cond, np.arange(count), request.seed, knobs, plan.grid, batch_size, bar.update, inputs
-        )
-    return made, given
+
+
+def _filming(frames: list[np.ndarray], shape: tuple[int, ...]) -> Callable[[int, int, np.ndarray], None]:
+    """A Watch's `show` that puts what it sees into frames, each of all pictures; batches come one after the other."""
+    places: dict[int, int] = {}
+
+    def show(first: int, step: int, shown: np.ndarray) -> None:
+        place = places.setdefault(step, len(places))
+        if place == len(frames):
+            frames.append(np.full(shape, 127, np.uint8))
+        frames[place][first : first + len(shown)] = shown
+
+    return show
+
+
+def _repaint(stage: Stage, made: np.ndarray, request: Request) -> np.ndarray:
+    """The pictures after the request's rounds of editing."""
+    for number, (caption, mask) in enumerate(request.rounds, 1):
+        kept = np.broadcast_to(rounds.read_mask(mask, made.shape[1:3]), (*made.shape[:3], 1))
+        asked = stages.Conditions((caption,), np.zeros(len(made), int), prompts=(caption,))
+        made, _ = _sample(stage, asked, _unedited(request), this=rounds.Round(made, kept, number))
+    return made
+
+
+def _outpaint(stage: Stage, asked: stages.Conditions, request: Request) -> tuple[np.ndarray, pictures.Given]:
+    """The given picture with a border drawn around it, window by window."""
+    shape, border = stage.loaded.model.image_shape, rounds.margins(request.outpaint)
+    picture = pictures.read(request.edit, shape).pictures[0]
+    made, known = rounds.canvas(picture, border, len(asked.every))
+    shown = pictures.Given(made[:1].copy(), None)
+    for number, (top, left) in enumerate(rounds.windows(shape[:2], border), 1):
+        window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
+        kept = np.broadcast_to(known[window][None, ..., None], (len(made), *shape[:2], 1))
+        this = rounds.Round(made[:, *window], kept, number)
+        made[:, *window] = _sample(stage, asked, _unedited(request), this=this)[0]
+        known[window] = True
+    return made, shown
+
+
+def _unedited(request: Request) -> Request:
+    """The request of a round, which has its own pictures."""
+    return dataclasses.replace(request, edit=pictures.Edit(), interpolate_prompts=False)
+
+
+def _reranker(model: build.Model, request: Request) -> Loaded | None:
+    if request.rerank is None:
+        return None
+    clip = load(request.rerank, {})
+    reranking.check(clip.model, model, request.rerank)
+    return clip
 
 
 def _classifier(model: build.Model, request: Request) -> Loaded | None:
@@ -212,8 +281,8 @@ def _classifier(model: build.Model, request: Request) -> Loaded | None:
 
 def _write_vectors(out: pathlib.Path, loaded: Loaded, place: Placement, request: Request) -> None:
     """Samples of a model whose data are vectors."""
-    if request.edit != pictures.Edit():
-        raise UserError("this checkpoint's samples are vectors: there is no picture to edit.")
+    if request.edit != pictures.Edit() or request.animation or request.rounds:
+        raise UserError("this checkpoint's samples are vectors: there is no picture to edit or to show as it forms.")
     config = loaded.model.config
     count = request.num_samples or config.sample.samples_per_prompt
     unused = {"guidance", "guidance_scale", "guidance_low", "guidance_combine", "guidance_rescale", "threshold"}
@@ -282,30 +351,6 @@ def _guided_by(request: Request, loaded: Loaded) -> dict[str, Any]:
     return guided_by
 
 
-def _new_folder(path: str, overwrite: bool) -> pathlib.Path:
-    out = pathlib.Path(path)
-    if not processes.first():
-        return out
-    try:
-        if (out / RESULTS).exists():
-            if not overwrite:
-                raise UserError(
-                    f"{path} holds earlier samples. Choose another --out, or replace them with --overwrite."
-                )
-            for file in [
-                RESULTS,
-                "grid.png",
-                "samples.npz",
-                BASE_SAMPLES,
-                *(p.name for p in out.glob("[0-9]" * 6 + ".png")),
-            ]:
-                (out / file).unlink(missing_ok=True)
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --out={path}: {error.strerror}.") from error
-    return out
-
-
 def _record(loaded: Loaded, request: Request) -> dict[str, Any]:
     return {
         "diffusion_jax": diffusion_jax.__version__,
@@ -316,51 +361,14 @@ def _record(loaded: Loaded, request: Request) -> dict[str, Any]:
         "average": request.average._asdict(),
         "seed": request.seed,
         "sample": loaded.model.config.sample.to_dict(),
+        "base_checkpoint": request.checkpoint if request.upsampler else None,
+        "base_samples": request.base_samples,
+        "classifier": request.classifier,
+        "negative_prompt": request.negative_prompt,
+        "weak_checkpoint": request.weak_checkpoint,
+        "edit": dataclasses.asdict(request.edit),
+        "interpolate_prompts": request.interpolate_prompts,
+        "outpaint": request.outpaint,
+        "rounds": request.rounds,
+        "rerank": request.rerank,
     }
-
-
-def _save_npz(path: pathlib.Path, made: np.ndarray, asked: stages.Conditions) -> None:
-    """ADM's format: the pictures as arr_0 and their classes as arr_1; captions go under "prompts"."""
-    if not processes.first():
-        return
-    columns: dict[str, Any] = {"arr_0": made}
-    if asked.labels is not None:
-        columns["arr_1"] = asked.labels[asked.every]
-    if asked.prompts is not None:
-        columns["prompts"] = np.asarray(asked.prompts)[asked.every]
-    np.savez(path, **columns)
-
-
-def _write(
-    out: pathlib.Path,
-    made: np.ndarray,
-    asked: stages.Conditions,
-    given: list[tuple[str, np.ndarray]],
-    loaded: Loaded,
-    request: Request,
-) -> None:
-    if not processes.first():
-        return
-    files = [f"{i:06d}.png" for i in range(len(made))]
-    try:
-        for file, image in zip(files, made, strict=True):
-            images.save_png(images.to_pil(image), out / file)
-        rows = [(name, made[asked.every == c]) for c, name in enumerate(asked.names[:MAX_GRID_ROWS])]
-        images.save_png(images.labelled_grid(given + rows), out / "grid.png")
-        _save_npz(out / "samples.npz", made, asked)
-        record = _record(loaded, request) | {
-            "base_checkpoint": request.checkpoint if request.upsampler else None,
-            "base_samples": request.base_samples,
-            "classifier": request.classifier,
-            "negative_prompt": request.negative_prompt,
-            "weak_checkpoint": request.weak_checkpoint,
-            "edit": dataclasses.asdict(request.edit),
-            "images": [
-                {"file": f, "index": i, "condition": asked.names[c]}
-                for i, (f, c) in enumerate(zip(files, asked.every, strict=True))
-            ],
-        }
-        (out / RESULTS).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}. Free some space or choose another --out.") from error
-    print(f"wrote {len(made)} images, grid.png, samples.npz and {RESULTS} to {out}")

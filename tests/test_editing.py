@@ -169,3 +169,19 @@ def test_slerp_keeps_the_norm_and_meets_both_ends(x64):
         np.testing.assert_allclose(jnp.linalg.norm(editing.slerp(a, b, fraction)), jnp.linalg.norm(a), rtol=1e-9)
     np.testing.assert_allclose(editing.slerp(a, a, 0.3), a, rtol=1e-9)
     assert np.isfinite(jax.jacobian(lambda f: editing.slerp(a, a, f))(0.3)).all()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
+def test_between_two_conditions_lies_the_geometric_mean_of_their_densities(fraction):
+    """N(a, V)^(1 - f) N(b, V)^f is N((1 - f) a + f b, V): the mixed denoiser is that Gaussian's own."""
+    other_mean = np.array([[-0.4, 0.6, 0.9]])
+
+    def told(x_t, t, cond):
+        return gaussian(cosine, mean=cond["mean"])(x_t, t, {})
+
+    mixed = editing.between(told, {"mean": jnp.asarray(other_mean)}, fraction)
+    exact = gaussian(cosine, mean=(1 - fraction) * MEAN + fraction * other_mean)
+    x_t = jnp.asarray(KNOWN)
+    for t in (0.1, 0.5, 0.9):
+        for found, wanted in zip(mixed(x_t, t, {"mean": jnp.asarray(MEAN)})[:2], exact(x_t, t, {})[:2], strict=True):
+            np.testing.assert_allclose(found, wanted, atol=2e-6)

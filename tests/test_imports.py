@@ -26,7 +26,7 @@ CORE = [
 CORE_DEPENDENCIES = {"jax", "numpy", "jaxtyping"}
 # Who may import what stands far from the core.
 FLAX = "models"
-BUILD = {"build", *(f"build.{name}" for name in ("data", "models", "sampling", "training"))}
+BUILD = {"build", *(f"build.{name}" for name in ("clip", "data", "models", "sampling", "training"))}
 CONFIG_READERS = {*BUILD, "cli", "sampling", "training.run", "plan.__main__", "plan.recipe"}
 
 
@@ -105,6 +105,11 @@ def test_the_core_imports_only_from_the_layers_below(name):
 def test_flax_stays_with_the_models(name):
     if name != FLAX and not name.startswith(f"{FLAX}."):
         assert "flax" not in outside(name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_gradio_stays_with_the_page(name):
+    assert "gradio" not in outside(name) or name == "app.page"
 
 
 @pytest.mark.parametrize("name", FILES)

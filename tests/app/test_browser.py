@@ -1,0 +1,112 @@
+"""The page in a real browser, as a visitor uses it: a prompt, a picture, a brush, a part drawn anew."""
+
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import saved
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("gradio")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+# Another model to look at the page with, and a folder for pictures of it.
+CHECKPOINT, SCREENSHOTS = os.environ.get("APP_CHECKPOINT"), os.environ.get("APP_SCREENSHOTS")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium")]
+
+from diffusion_jax import sampling  # noqa: E402
+from diffusion_jax.app import page, site  # noqa: E402
+from diffusion_jax.app.results import Results  # noqa: E402
+from diffusion_jax.app.service import Service  # noqa: E402
+
+SECONDS = 1000  # of playwright's milliseconds
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser")
+    checkpoint = CHECKPOINT or saved(folder / "base")
+    service = Service(sampling.load(checkpoint, {}), None, batch_sizes=(4,))
+    opened = site.Site(service, Results(str(folder / "out")), checkpoint, None)
+    service.warm()
+    blocks, address = page.serve(opened, "127.0.0.1", 0, wait=False)
+    yield opened, address
+    blocks.close()
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def tab(served):
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1280, "height": 1000})
+        opened.set_default_timeout(120 * SECONDS)
+        opened.goto(served[1])
+        yield opened
+        browser.close()
+
+
+def screenshot(tab, name):
+    if SCREENSHOTS:
+        tab.screenshot(path=pathlib.Path(SCREENSHOTS) / f"app_{name}.png", full_page=True)
+
+
+def newest(served):
+    folder = sorted(served[0].results.root.iterdir())[-1]
+    made = [np.asarray(Image.open(path)) for path in sorted(folder.glob("[0-9]*.png"))]
+    return folder, made
+
+
+def test_a_visitor_draws_a_picture_and_repaints_a_part_of_it(served, tab):
+    errors = []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.wait_for_selector("#dj-draw-prompt textarea")
+    screenshot(tab, "opened")
+    tab.fill("#dj-draw-prompt textarea", "a large red star on a black background")
+    tab.click("#dj-draw-button")
+    tab.wait_for_selector(".dj-forming .dj-tile")
+    tab.wait_for_timeout(0.3 * SECONDS)
+    screenshot(tab, "forming")
+    tab.wait_for_selector("#dj-gallery img")
+    screenshot(tab, "drawn")
+    _, drawn = newest(served)
+    assert len(drawn) == 4
+    assert "sample.py" in tab.inner_text("#dj-command") and "a large red star" in tab.inner_text("#dj-table")
+
+    tab.click("#dj-gallery button.thumbnail-item >> nth=1")
+    tab.click("#dj-take")
+    canvas = tab.wait_for_selector("#dj-editor canvas")
+    tab.wait_for_timeout(2 * SECONDS)  # until the editor has laid the picture out
+    box = canvas.bounding_box()
+    tab.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
+    tab.mouse.down()
+    for share in (0.4, 0.5, 0.6):
+        tab.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] * 0.5, steps=5)
+    tab.mouse.up()
+    tab.wait_for_timeout(1 * SECONDS)
+    screenshot(tab, "painted")
+    tab.fill("#dj-repaint-prompt textarea", "a small blue ring on a white background")
+    tab.click("#dj-repaint-button")
+    tab.wait_for_selector("#dj-gallery img", state="detached")
+    tab.wait_for_selector("#dj-gallery img")
+    screenshot(tab, "repainted")
+    folder, repainted = newest(served)
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "picture.png")), drawn[1])  # to the last bit
+    painted = np.asarray(Image.open(folder / "mask.png")) > 127
+    assert 0.01 < painted.mean() < 0.5
+    for picture in repainted:
+        np.testing.assert_array_equal(picture[~painted], drawn[1][~painted])
+        assert (picture[painted] != drawn[1][painted]).any()
+    assert not errors
+
+
+def test_a_bad_request_is_a_sentence_on_the_page(tab):
+    tab.click("#dj-stop", force=True, timeout=1 * SECONDS) if tab.is_visible("#dj-stop") else None
+    tab.get_by_role("tab", name="Draw").click()
+    tab.fill("#dj-draw-prompt textarea", "x" * 501)
+    tab.click("#dj-draw-button")
+    tab.wait_for_selector(".dj-bad")
+    assert "The prompt has 501 characters; at most 500 are read." in tab.inner_text(".dj-bad")
+    screenshot(tab, "refused")
