@@ -64,7 +64,9 @@ def check(request: Request) -> None:
             "--then_prompt edits what was made; leave --interpolate, --interpolate_prompts and --upsampler out."
         )
     if request.rerank and (request.base_samples or request.interpolate_prompts):
-        raise UserError("--rerank chooses among samples of a caption; leave --base_samples and --interpolate_prompts out.")
+        raise UserError(
+            "--rerank chooses among samples of a caption; leave --base_samples and --interpolate_prompts out."
+        )
     if request.rerank and request.best > (request.num_samples or stages.NUM_SAMPLES):
         raise UserError(
             f"--best={request.best} are more than --num_samples={request.num_samples or stages.NUM_SAMPLES}."
