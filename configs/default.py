@@ -31,9 +31,9 @@ def get_config() -> ConfigDict:
                 "workers": 0,  # processes that read ahead; 0 is a thread of this one
             },
             "text": {
-                "tokenizer": "trained",  # a BPE learned from the captions, or gpt2: GLIDE's, which comes with converted weights
+                "tokenizer": "trained",  # a BPE learned from the captions, gpt2: GLIDE's, or for model.kind = clip clip: CLIP's
                 "vocab_size": 512,  # trained: most tokens to learn
-                "vocabulary": "vocab.bpe.gz",  # gpt2: the file of merges, from openai/glide-text2im
+                "vocabulary": "vocab.bpe.gz",  # gpt2 and clip: the file of merges, from openai/glide-text2im
                 "context_length": 16,  # tokens per caption; longer ones are cut
                 "width": 128,  # of the text transformer
                 "num_layers": 2,
@@ -79,6 +79,7 @@ def get_config() -> ConfigDict:
                 "features": 512,  # of the space in which both are compared
                 "vocab_size": 65536,  # rows of the table of tokens
                 "context_length": 77,
+                "learn_logit_scale": False,  # of similarities, 1 / 0.07 at first and 100 at most; else it is 100
             },
             "diffusion": {
                 "kind": "gaussian",  # gaussian, or discrete for data of categories

@@ -3,7 +3,8 @@
     python sample.py --checkpoint=runs/glide_base --classifier=runs/glide_clip --classifier_scale=3 --guidance=none \\
         --sampler=ancestral --prompt="an oil painting of a corgi"
 
-The paper's, a ViT-L, saw 390 thousand steps of 32,768 pairs, with weight decay 0.0125.
+Both lie in one space, of similarities times a learned scale, which has come to its bound of 100 in the published weights.
+The paper's, a ViT-L (glide_paper_clip.py), saw 390 thousand steps of 32,768 pairs, with weight decay 0.0125.
 Source: Nichol et al. 2021 (GLIDE); the weights of openai/glide-text2im.
 """
 
@@ -16,6 +17,8 @@ def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "debug" is a tiny size of it."""
     config = glide()
     config.model.update(kind="clip", condition="none")
+    config.text.update(tokenizer="clip", vocabulary="bpe_simple_vocab_16e6.txt.gz")
+    config.clip.learn_logit_scale = True
     config.diffusion.variance = "small"
     config.optimizer.weight_decay = 0.0125
     config.train.update(batch_size=32_768, num_steps=390_000)

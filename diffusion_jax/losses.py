@@ -214,3 +214,44 @@ def classification_loss(
     """
     x_t = diffuse(schedule, x0, normal_per_example(keys, x0.shape[1:], x0.dtype), t)
     return -jnp.take_along_axis(jax.nn.log_softmax(apply(x_t, t, {})), labels[:, None], axis=-1)[:, 0]
+
+
+class ContrastiveLoss(NamedTuple):
+    """Losses, and 1 or 0 for whether each picture finds its caption among all, and each caption its picture; all [B]."""
+
+    loss: Float[Array, "B"]
+    image_to_text: Float[Array, "B"]
+    text_to_image: Float[Array, "B"]
+
+
+def contrastive_loss(
+    image_features: Float[Array, "B D"],
+    text_features: Float[Array, "B D"],
+    all_images: Float[Array, "N D"],
+    all_texts: Float[Array, "N D"],
+    places: Int[Array, "B"],
+    logit_scale: Float[Array, ""] | float,
+) -> ContrastiveLoss:
+    """CLIP's symmetric InfoNCE of B pairs among the N of the whole batch, in nats:
+
+        loss_i = -1/2 [log softmax_j(s <z_i, w_j>) + log softmax_j(s <w_i, z_j>)] at j = i's place.
+
+    Of several equal captions each is as good an answer: a tie counts as found.
+
+    Args:
+      image_features, text_features: z and w of this device's pairs, of unit length.
+      all_images, all_texts: those of all pairs, through which gradients pass too.
+      places: of this device's pairs among all.
+      logit_scale: s.
+
+    Source: Radford et al. 2021 (CLIP), figure 3.
+    """
+
+    def one_way(queries: Array, answers: Array) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+        logits = logit_scale * queries @ answers.T  # [B, N]
+        right = jnp.take_along_axis(logits, places[:, None], axis=-1)[:, 0]
+        return jax.nn.logsumexp(logits, axis=-1) - right, (right >= logits.max(-1)).astype(jnp.float32)
+
+    of_texts, found_texts = one_way(image_features, all_texts)
+    of_images, found_images = one_way(text_features, all_images)
+    return ContrastiveLoss((of_texts + of_images) / 2, found_texts, found_images)

@@ -46,7 +46,7 @@ SIZES = {
     "glide_upsample_inpaint": 398_368_198,
     "ddpm_cifar10": 35_746_307,
     "annotated_fashion_mnist": 2_020_257,
-    "glide_clip": 86_443_776 + 71_679_488,
+    "glide_clip": 86_443_776 + 71_679_488 + 1,  # the scale of similarities, which its files leave out
 }
 ABOUT = {"glide_paper_base": 3.554e9, "glide_paper_upsample": 1.54e9}  # never published; to a hundredth
 LEFT_TO_TRAINING = {"attention", "dtype", "remat", "parent", "name", "text"}

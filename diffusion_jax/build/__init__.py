@@ -1,12 +1,13 @@
 """Names in a config -> objects. The only reader of a config below the commands."""
 
-from diffusion_jax.build.data import DATA_SOURCES, encode_example, source
+from diffusion_jax.build.data import DATA_SOURCES, encode_example, source, tokenizer
 from diffusion_jax.build.models import (
     SCHEDULES,
     Model,
     Process,
     decoder,
     denoiser,
+    encode_text,
     input_parts,
     log_prob,
     logits,
@@ -17,6 +18,7 @@ from diffusion_jax.build.models import (
 from diffusion_jax.build.sampling import GRIDS, SAMPLERS, generate, grid, knobs, sampler
 from diffusion_jax.build.training import (
     averages,
+    figures,
     loss_history,
     loss_per_example,
     lr_schedule,
@@ -37,6 +39,8 @@ __all__ = [
     "decoder",
     "denoiser",
     "encode_example",
+    "encode_text",
+    "figures",
     "generate",
     "grid",
     "input_parts",
@@ -54,5 +58,6 @@ __all__ = [
     "sampler",
     "source",
     "text_features",
+    "tokenizer",
     "train_step",
 ]

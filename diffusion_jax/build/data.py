@@ -1,11 +1,15 @@
 """A config's data, and what the train step takes of them."""
 
+import contextlib
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.build.clip import ClipCaptions
 from diffusion_jax.build.models import Model
 from diffusion_jax.data import toys
+from diffusion_jax.data.bpe import ClipTokenizer
+from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.data.encode import Encoder
 from diffusion_jax.data.faults import ON_ERROR
 from diffusion_jax.data.folder import Folder
@@ -88,6 +92,16 @@ def _of_split(path: str, split: str, kind: str) -> str:
 PLACES: dict[str, Callable[[ConfigDict, str, str], Source]] = {"tfds": _tfds, "folder": _folder, "shards": _shards}
 
 
+def tokenizer(kind: str, text: str | None) -> CaptionTokenizer | ClipTokenizer | None:
+    """The tokenizer in a checkpoint of such a model.kind, of its JSON; None where there is none."""
+    if text is None:
+        return None
+    if kind == "clip":
+        with contextlib.suppress(UserError):  # else it is one learned from captions
+            return ClipTokenizer.from_json(text)
+    return CaptionTokenizer.from_json(text)
+
+
 def encode_example(model: Model) -> Encoder:
     """What the train step takes of an example of the data set.
 
@@ -99,12 +113,15 @@ def encode_example(model: Model) -> Encoder:
         raise unknown_name("config.data.crop", d.crop, CROPS)
     if not 0 < d.random_crop_min <= 1:
         raise UserError(f"config.data.random_crop_min={d.random_crop_min} must be above 0 and at most 1.")
+    tokenizer, length = model.tokenizer if "tokens" in model.blank_cond else None, model.config.text.context_length
+    if model.config.model.kind == "clip":
+        tokenizer, length = ClipCaptions(model.tokenizer), model.config.clip.context_length
     labelled = "label" in model.blank_cond or model.config.model.kind == "classifier"
     return Encoder(
         model.image_shape,
         Framing(d.crop, d.random_crop_min, d.flip),
-        model.tokenizer if "tokens" in model.blank_cond else None,
-        model.config.text.context_length,
+        tokenizer,
+        length,
         d.num_classes if labelled else None,
         (d.image_field, d.caption_field, d.label_field),
     )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from diffusion_jax import discrete, losses, posterior, predictions, schedules
+from diffusion_jax.build import clip
 from diffusion_jax.data import toys
 from diffusion_jax.data.bpe import ClipTokenizer
 from diffusion_jax.data.captions import CaptionTokenizer
@@ -21,7 +22,7 @@ from diffusion_jax.guidance import LogProb, clip_similarity
 from diffusion_jax.models import Network, Params, attention, unet
 from diffusion_jax.models.annotated import AnnotatedUNet, make_annotated
 from diffusion_jax.models.classifier import Classifier, make_classifier
-from diffusion_jax.models.clip import ImageEncoder, TextEncoder, make_clip, make_text_encoder, unit_length
+from diffusion_jax.models.clip import logit_scale, make_clip, make_text_encoder, unit_length
 from diffusion_jax.models.mlp import MLP, make_mlp
 from diffusion_jax.models.partition import keep_rows
 from diffusion_jax.models.text import TextTransformer
@@ -243,30 +244,16 @@ def _network(config: ConfigDict, tokenizer: CaptionTokenizer | None, shape: tupl
         mults, dtype = tuple(m.channel_mults), _dtype(m.dtype)
         return make_annotated(AnnotatedUNet(out_channels, m.channels, mults, m.norm_groups, dtype=dtype), shape)
     if m.kind == "clip":
-        return make_clip(*_clip(config))
+        rows, words = config.clip.vocab_size, tokenizer.vocab_size if tokenizer else 0
+        if words > rows:
+            raise UserError(f"the tokenizer has {words} tokens: set config.clip.vocab_size to as many, from {rows}.")
+        return make_clip(*clip.encoders(config, _dtype(m.dtype)), config.clip.learn_logit_scale)
     if m.kind != "mlp":
         network = module(config, tokenizer, platform)
         return make_network(network, shape) if isinstance(network, UNet) else make_classifier(network, shape)
     num_states = None if num_classes is None else num_classes + (config.diffusion.transition == "absorbing")
     multiple = num_classes or (2 if learned_variance(config) else 1)
     return make_mlp(MLP(multiple, m.width, m.depth, m.octaves, num_states), shape[0])
-
-
-def _clip(config: ConfigDict) -> tuple[ImageEncoder, TextEncoder]:
-    c, dtype = config.clip, _dtype(config.model.dtype)
-    return (
-        ImageEncoder(
-            image_size=config.data.image_size,
-            patch_size=c.patch_size,
-            width=c.image_width,
-            num_layers=c.image_layers,
-            num_heads=c.image_heads,
-            features=c.features,
-            num_timesteps=config.diffusion.num_table_steps,
-            dtype=dtype,
-        ),
-        TextEncoder(c.vocab_size, c.context_length, c.text_width, c.text_layers, c.text_heads, c.features, dtype),
-    )
 
 
 def module(config: ConfigDict, tokenizer: CaptionTokenizer | None, platform: str = "cpu") -> UNet | Classifier:
@@ -376,22 +363,28 @@ def log_prob(model: Model, params: Params) -> LogProb:
     Source: the cond_fn of guided-diffusion's classifier_sample.py and of glide-text2im's clip notebook.
     """
 
+    network = fed(model, functools.partial(model.network.apply, params))
+
     def encode(x_t: Array, t: Array) -> Array:
-        time = model.process.network_time(jnp.asarray(t, jnp.float32))
-        return model.network.apply(params, x_t, jnp.broadcast_to(time, (len(x_t),)), {})
+        return network(x_t, t, {})
 
     def of(x_t: Array, t: Array, cond: Cond) -> Float[Array, "B"]:
         if model.config.model.kind == "clip":
-            return clip_similarity(encode, cond["clip_text"])(x_t, t, cond)
+            return clip_similarity(encode, cond["clip_text"], logit_scale(params))(x_t, t, cond)
         each = jax.nn.log_softmax(encode(x_t, t).astype(jnp.float32))
         return jnp.take_along_axis(each, cond["label"][:, None], axis=-1)[:, 0]
 
     return of
 
 
+def encode_text(model: Model, params: Params, tokens: Array, mask: Array) -> Float[Array, "N D"]:
+    """A CLIP's features of captions (`clip.ClipCaptions`), of unit length."""
+    encoder = keep_rows(make_text_encoder(clip.encoders(model.config, _dtype(model.config.model.dtype))[1]))
+    return unit_length(encoder.apply(params["text_encoder"], tokens, mask.sum(axis=-1)))
+
+
 def text_features(model: Model, params: Params, prompts: Sequence[str]) -> Float[np.ndarray, "N D"]:
-    """A CLIP's features of captions, of unit length."""
+    """A CLIP's features of prompts, of unit length."""
     assert model.tokenizer is not None, "a CLIP's checkpoint holds its tokenizer"
-    encoder = make_text_encoder(_clip(model.config)[1])
-    tokens, lengths = model.tokenizer.encode(prompts, model.config.clip.context_length)
-    return np.asarray(jax.jit(lambda *args: unit_length(encoder.apply(*args)))(params["text_encoder"], tokens, lengths))
+    captions = clip.ClipCaptions(model.tokenizer).encode(prompts, model.config.clip.context_length)
+    return np.asarray(jax.jit(functools.partial(encode_text, model))(params, *captions))

@@ -1,6 +1,7 @@
 """A config's loss, optimizer and placement."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,6 +16,7 @@ from diffusion_jax.build.models import (
     TABLE,
     Model,
     decoder,
+    encode_text,
     fed,
     learned_variance,
     parameterization,
@@ -23,12 +25,12 @@ from diffusion_jax.build.models import (
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.errors import UserError, unknown_name
 from diffusion_jax.guidance import drop_condition
-from diffusion_jax.keys import fold_in
-from diffusion_jax.models import Params
-from diffusion_jax.schedules import Schedule
+from diffusion_jax.keys import fold_in, normal_per_example
+from diffusion_jax.models import Params, clip
+from diffusion_jax.schedules import Schedule, diffuse
 from diffusion_jax.times import LossHistory
 from diffusion_jax.training import ema
-from diffusion_jax.training.placement import PLACEMENTS, Placement, make_placement
+from diffusion_jax.training.placement import PLACEMENTS, Placement, all_gather, example_indices, make_placement
 from diffusion_jax.training.step import Batch, LossPerExample, Metrics, Record, TrainState, make_train_step
 
 # An x0 network judged in another space is weighed by 1 / t^2 or so: exactly 0 must not be drawn.
@@ -53,6 +55,8 @@ WEIGHTS: dict[str, Callable[[ConfigDict], Callable[[Float[Array, "B"]], Float[Ar
     "edm": lambda config: functools.partial(weights.edm_weight, sigma_data=config.diffusion.sigma_data),
     "sigmoid": lambda config: functools.partial(weights.sigmoid_weight, bias=config.diffusion.weight_bias),
 }
+# Shares of a batch's pictures that find their caption in it, and of captions that find their picture; and the scale.
+CLIP_FIGURES = ("image_to_text", "text_to_image", "logit_scale")
 OBJECTIVES = ("denoising", *losses.DDPM_LOSSES)
 
 
@@ -74,10 +78,22 @@ def lr_schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW."""
+    """Clipping by global norm, then AdamW; of a CLIP then the bound of its learned scale."""
     o = config.optimizer
     adamw = optax.adamw(lr_schedule(config), o.beta1, o.beta2, weight_decay=o.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(o.clip_norm), adamw) if o.clip_norm else adamw
+    before = [optax.clip_by_global_norm(o.clip_norm)] if o.clip_norm else []
+    after = [_bounded_logit_scale()] if config.model.kind == "clip" and config.clip.learn_logit_scale else []
+    return optax.chain(*before, adamw, *after) if before or after else adamw
+
+
+def _bounded_logit_scale() -> optax.GradientTransformation:
+    """Holds the learned scale of similarities at 100 at most after every step, as CLIP does."""
+
+    def update(updates: Params, state: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:
+        room = math.log(clip.MAX_LOGIT_SCALE) - params[clip.LOGIT_SCALE]
+        return updates | {clip.LOGIT_SCALE: jnp.minimum(updates[clip.LOGIT_SCALE], room)}, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def placement(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Placement:
@@ -119,8 +135,18 @@ def train_step(
 ) -> Callable[[TrainState, Batch, str | None], tuple[TrainState, Metrics]]:
     """The config's train step, for a placement; its state has `averages` more."""
     config = model.config
-    loss, more = loss_per_example(model), averages(config)
-    return make_train_step(loss, optimizer, config.ema.decay, config.seed, config.train.accumulation, more)
+    loss, more, compares = loss_per_example(model), averages(config), config.model.kind == "clip"
+    if compares and config.train.accumulation > 1:
+        raise UserError(
+            "config.train.accumulation: a CLIP compares all pairs of a batch, which pieces would not see. Set it to 1, and use a "
+            "smaller batch or more devices."
+        )
+    return make_train_step(loss, optimizer, config.ema.decay, config.seed, config.train.accumulation, more, compares)
+
+
+def figures(model: Model) -> tuple[str, ...]:
+    """The names of what the loss tells beside itself, for metrics."""
+    return CLIP_FIGURES if model.config.model.kind == "clip" else ()
 
 
 def loss_per_example(model: Model) -> LossPerExample:
@@ -131,6 +157,8 @@ def loss_per_example(model: Model) -> LossPerExample:
     """
     d, process = model.config.diffusion, model.process
     draw_time = pick(TIMES, d.time, "config.diffusion.time")(process.schedule, model.config)
+    if model.config.model.kind == "clip":
+        return _contrastive(model, draw_time)
     judge = objective(model)
 
     def loss(
@@ -159,6 +187,38 @@ def loss_per_example(model: Model) -> LossPerExample:
     return loss
 
 
+def _contrastive(model: Model, draw_time: Callable[..., Float[Array, "B"]] | None) -> LossPerExample:
+    """A CLIP's loss of noisy pictures, each at a time of its own, and their captions, among all pairs of the batch.
+
+    Source: Nichol et al. 2021 (GLIDE), section 4.4.
+    """
+    if draw_time is None:
+        raise UserError(
+            "config.diffusion.time=loss_second_moment: a CLIP's loss is of pairs, not of a time alone. Set time=discrete_uniform."
+        )
+    schedule = model.process.schedule
+
+    def loss(
+        params: Params,
+        batch: Batch,
+        keys: Array,
+        history: LossHistory | tuple[()],
+        axis_name: str | None = None,
+    ) -> tuple[Float[Array, "B"], Record | None]:
+        x0, t = images.to_float(batch["image"]), draw_time(fold_in(keys, 1))
+        x_t = diffuse(schedule, x0, normal_per_example(fold_in(keys, 2), x0.shape[1:], x0.dtype), t)
+        pictures = fed(model, functools.partial(model.network.apply, params))(x_t, t, {})
+        texts = encode_text(model, params, batch["tokens"], batch["mask"])
+        scale = clip.logit_scale(params)
+        told = losses.contrastive_loss(
+            pictures, texts, *all_gather((pictures, texts), axis_name), example_indices(len(t), axis_name), scale
+        )
+        figures = (told.image_to_text, told.text_to_image, jnp.broadcast_to(scale, t.shape))
+        return told.loss, Record(t, told.loss, figures=dict(zip(CLIP_FIGURES, figures, strict=True)))
+
+    return loss
+
+
 def _of_picture(model: Model, batch: Batch, x0: Array, keys: Array) -> Cond:
     """The parts of the condition that are never dropped: a class without a null one, and what is made of the picture."""
     blank = model.blank_cond
@@ -183,10 +243,6 @@ def loss_history(model: Model) -> LossHistory | tuple[()]:
 def objective(model: Model) -> Callable[..., Float[Array, "B"]]:
     """The config's loss, as (network, x0, t, keys, cond) -> [B]."""
     d, schedule, output = model.config.diffusion, model.process.schedule, model.parameterization
-    if model.config.model.kind == "clip":
-        raise UserError(
-            "train.py trains no CLIP: its loss compares the captions of a batch, and there is none here yet."
-        )
     if model.config.model.kind == "classifier":
         return lambda network, x0, t, keys, cond: losses.classification_loss(
             network, schedule, x0, t, keys, cond["label"]

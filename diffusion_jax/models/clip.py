@@ -17,6 +17,9 @@ from diffusion_jax.models.layers import NORM_EPSILON
 # Of CLIP's training images, one per channel, for pixels in 0..255.
 PIXEL_MEAN = (122.77093945, 116.74601272, 104.09373519)
 PIXEL_STD = (68.50053285, 66.63215831, 70.32316309)
+MAX_LOGIT_SCALE = 100.0  # of similarities: the published weights', and the most that a learned one comes to
+LOGIT_SCALE = "logit_scale"  # the name of its logarithm among the parameters
+FIRST_LOGIT_SCALE = 1 / 0.07  # where a learned one begins, as CLIP's
 
 
 class Encoder(NamedTuple):
@@ -179,8 +182,12 @@ def make_text_encoder(module: TextEncoder) -> Encoder:
     return _encoder(module, jnp.zeros((1, module.context_length), jnp.int32), jnp.ones(1, jnp.int32))
 
 
-def make_clip(image: ImageEncoder, text: TextEncoder) -> Network:
+def make_clip(image: ImageEncoder, text: TextEncoder, learn_logit_scale: bool = False) -> Network:
     """Both encoders' parameters under one network, whose `apply` gives an image's features, of unit length.
+
+    Args:
+      image, text: the encoders.
+      learn_logit_scale: whether the logarithm of the similarities' scale is a parameter; see `logit_scale`.
 
     Raises:
       ValueError: as `make_image_encoder` and `make_text_encoder`.
@@ -189,12 +196,20 @@ def make_clip(image: ImageEncoder, text: TextEncoder) -> Network:
 
     def init(key: Key[Array, ""]) -> Params:
         first, second = jax.random.split(key)
-        return {"image_encoder": images.init(first), "text_encoder": texts.init(second)}
+        scale = {LOGIT_SCALE: jnp.float32(math.log(FIRST_LOGIT_SCALE))} if learn_logit_scale else {}
+        return {"image_encoder": images.init(first), "text_encoder": texts.init(second)} | scale
 
     def apply(params: Params, x: Array, time: Array, cond: Cond = None, dropout_keys: Array | None = None) -> Array:
         return unit_length(images.apply(params["image_encoder"], x, time))
 
     return Network(init, apply)
+
+
+def logit_scale(params: Params) -> Float[Array, ""]:
+    """What similarities are multiplied with: exp of the learned logarithm, or 100 where there is none."""
+    if LOGIT_SCALE not in params:
+        return jnp.float32(MAX_LOGIT_SCALE)
+    return jnp.exp(params[LOGIT_SCALE])
 
 
 def unit_length(features: Float[Array, "B D"]) -> Float[Array, "B D"]:

@@ -50,7 +50,8 @@ def recipe(config: ConfigDict, platform: str | None = None) -> Recipe:
     Raises:
       UserError: a name or a value in it cannot be used, as train.py would say.
     """
-    tokenizer: Any = _AnyWords(config.text.vocab_size) if config.model.condition == "text" else None
+    reads_captions = config.model.condition == "text" or config.model.kind == "clip"
+    tokenizer: Any = _AnyWords(config.text.vocab_size) if reads_captions else None
     built = config.copy_and_resolve_references()
     if platform is None:
         built.model.attention = "xla"
@@ -78,13 +79,17 @@ def _dtype(model: build.Model) -> Any:
 def image_flops(recipe: Recipe) -> int:
     """The model's operations for one image, forward and backward: three times the network's forward ones.
 
-    The backward pass has two products for each forward one. What is recomputed to save memory is not counted, so that a
-    share of the peak in these operations compares programs, whatever they recompute.
+    A CLIP's image has its caption with it. The backward pass has two products for each forward one. What is recomputed to
+    save memory is not counted, so that a share of the peak in these operations compares programs, whatever they recompute.
     """
     model, numbers = recipe.model, np.float32 if recipe.model.transition is None else np.int32
     x, time = jax.ShapeDtypeStruct((1, *model.image_shape), numbers), jax.ShapeDtypeStruct((1,), np.float32)
     cond = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *np.shape(leaf)), leaf.dtype), model.blank_cond)
-    return 3 * flops.count(model.network.apply, recipe.state.params, x, time, cond)
+    forward = flops.count(model.network.apply, recipe.state.params, x, time, cond)
+    if model.config.model.kind == "clip":  # whose network's own is the picture's half
+        caption = (jax.ShapeDtypeStruct((1, *recipe.batch[name].shape[1:]), np.int32) for name in ("tokens", "mask"))
+        forward += flops.count(functools.partial(build.encode_text, model), recipe.state.params, *caption)
+    return 3 * forward
 
 
 def step_flops(recipe: Recipe) -> int:

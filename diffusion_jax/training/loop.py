@@ -215,7 +215,8 @@ def summary(window: list[dict[str, np.ndarray]]) -> dict[str, float]:
     good = [values for values in window if np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])]
     if not good:
         return {}
-    scalars = {name: float(np.mean([values[name] for values in good])) for name in STEP_METRICS}
+    names = [name for name in good[0] if name != "loss_quarters"]
+    scalars = {name: float(np.mean([values[name] for values in good])) for name in names}
     total, share = np.sum([values["loss_quarters"] for values in good], axis=0)
     return scalars | {f"loss_q{i}": float(total[i] / share[i]) for i in range(QUARTERS) if share[i]}
 

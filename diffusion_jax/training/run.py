@@ -31,10 +31,12 @@ FREE_FIELDS = (
     *("ema.snapshot_every_steps", "data.dir", "data.on_error", "data.workers", "model.remat", "model.attention"),
 )
 FREE_GROUPS = ("sample.", "evaluate.", "parallel.")
+GUIDES = ("classifier", "clip")  # kinds of model that guide others and make no pictures
 RESHAPED = ("refuse", "new")  # values of config.train.init_reshaped
 INIT_REPORT = "init_from.txt"
 # Fields of the group diffusion that decide what a network is told and what it gives.
 LEARNED_FIELDS = ("schedule", "schedule_shift", "num_table_steps", "rescale_times", "parameterization", "variance")
+TOKENIZERS = ("trained", "gpt2", "clip")  # the last for model.kind = clip alone
 TOKENIZER_CAPTIONS = 20_000
 MAX_CLASSES = 16  # rows of the pictures that training shows
 
@@ -68,9 +70,10 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
             f"the data set has {len(source)} examples, less than one batch of config.train.batch_size={config.train.batch_size}. "
             "Use a smaller batch or more examples."
         )
-    if begin and config.model.condition == "text":
+    reads_captions = config.model.condition == "text" or config.model.kind == "clip"
+    if begin and reads_captions:
         tokenizer = begin.tokenizer
-    if tokenizer is None and config.model.condition == "text":
+    if tokenizer is None and reads_captions:
         tokenizer = _make_tokenizer(config, source)
     model = build.model(config, tokenizer)
     optimizer = build.optimizer(config)
@@ -112,7 +115,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
             workers=config.data.workers,
         )
         snapshots = Snapshots(workdir, stds, int(state.step))
-        names = loop.METRICS + (evaluate.names if evaluate else ())
+        names = loop.METRICS + build.figures(model) + (evaluate.names if evaluate else ())
         with contextlib.closing(MetricWriter(workdir, names, int(state.step))) as metrics:
             hooks = loop.Hooks(
                 lambda state: checkpoints.save(state, plain, text),
@@ -144,20 +147,23 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
     else:
         shown = f", samples in {workdir / 'samples'}" if sample_grid else ""
         print(f"trained to step {int(state.step)}; checkpoint in {checkpoints.folder}{shown}.")
-        guide = f"BASE --classifier={workdir}" if config.model.kind == "classifier" else workdir
+        guide = f"BASE --classifier={workdir}" if config.model.kind in GUIDES else workdir
         print(f"next: python sample.py --checkpoint={guide}")
     return signal_name
 
 
 def _make_tokenizer(config: ConfigDict, source: Source) -> Any:
-    """GLIDE's, or one learned from the captions of the data set."""
-    if config.text.tokenizer == "gpt2":
-        return bpe.load_glide(config.text.vocabulary)
+    """GLIDE's, CLIP's, or one learned from the captions of the data set."""
+    name, known = config.text.tokenizer, TOKENIZERS if config.model.kind == "clip" else TOKENIZERS[:-1]
+    if name not in known:
+        raise unknown_name("config.text.tokenizer", name, known)
+    if name != "trained":
+        return (bpe.load_clip if name == "clip" else bpe.load_glide)(config.text.vocabulary)
     captions = captions_of(source, TOKENIZER_CAPTIONS, config.data.caption_field)
     return CaptionTokenizer.train(captions, config.text.vocab_size)
 
 
-def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, CaptionTokenizer | None]:
+def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, Any]:
     """The step to continue from and its tokenizer, after a check that the run there is of this config."""
     try:
         checkpoint.find(str(workdir))
@@ -172,7 +178,7 @@ def _resume(config: ConfigDict, workdir: pathlib.Path) -> tuple[int | None, Capt
             f"{workdir} holds a run of another config: {'; '.join(changes)}. Choose another --workdir, or give the config of "
             f"that run (only {', '.join(FREE_FIELDS)} and the groups sample, evaluate, parallel may change)."
         )
-    return step, CaptionTokenizer.from_json(text) if text else None
+    return step, build.tokenizer(config.model.kind, text)
 
 
 class _Begin(NamedTuple):
@@ -181,7 +187,7 @@ class _Begin(NamedTuple):
     workdir: pathlib.Path
     step: int
     config: ConfigDict
-    tokenizer: CaptionTokenizer | None
+    tokenizer: Any  # None where it is of another kind of network than the config's
 
 
 def _begin(config: ConfigDict) -> _Begin:
@@ -196,8 +202,9 @@ def _begin(config: ConfigDict) -> _Begin:
     workdir, step, (saved, text) = checkpoint.read_newest(
         path, lambda workdir, step: (workdir, step, checkpoint.read_texts(workdir, step))
     )
-    tokenizer = CaptionTokenizer.from_json(text) if text and saved["model"]["kind"] != "clip" else None
-    return _Begin(workdir, step, ConfigDict(_filled(saved, default_config().to_dict())), tokenizer)
+    theirs = ConfigDict(_filled(saved, default_config().to_dict()))
+    alike = (theirs.model.kind == "clip") == (config.model.kind == "clip")
+    return _Begin(workdir, step, theirs, build.tokenizer(theirs.model.kind, text) if alike else None)
 
 
 def _match(begin: _Begin, model: build.Model) -> warm_start.Match:
@@ -288,12 +295,12 @@ def _sample_grid(
 ) -> SampleGrid | vectors.SamplePicture | None:
     """Samples of config.sample.prompts, of classes or of no condition by the EMA parameters.
 
-    None for a classifier, which makes no pictures, and for a network that must be given one to enlarge or to repaint.
+    None for a classifier or a CLIP, which make no pictures, and for a network that must be given one to enlarge or to repaint.
     """
     if vectors.is_vector(model):
         return vectors.SamplePicture(model, place, workdir)
     config = model.config
-    if config.model.kind == "classifier" or model.blank_cond.keys() & {"low_res", "inpaint_mask"}:
+    if config.model.kind in GUIDES or model.blank_cond.keys() & {"low_res", "inpaint_mask"}:
         return None
     per_prompt = config.sample.samples_per_prompt
     if config.model.condition == "text":

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 MIN_SIZE = 2**14  # numbers; smaller arrays are replicated: to gather them costs more time than they take room
 # Layers whose outputs are split over the tensor axis, and those behind them that take the split channels in: of a residual
 # block, an attention block and a transformer's block.
-SPLIT_OUT = re.compile(r"(.*/)?(conv_in|qkv|text_kv|mlp_in|emb|time_embed_0)/kernel")
+SPLIT_OUT = re.compile(r"(.*/)?(conv_in|qkv|query|key|value|text_kv|mlp_in|emb|time_embed_0)/kernel")
 SPLIT_IN = re.compile(r"(.*/)?(conv_out|out|attn_out|mlp_out|time_embed_1)/kernel")
 
 

@@ -28,16 +28,17 @@ class Record(NamedTuple):
     t: the training times drawn.
     losses: before any importance weight.
     steps: of a table, where the times are drawn by a history of losses, which then takes them in.
+    figures: more of each example, by name; their means are metrics.
     """
 
     t: Float[Array, "B"]
     losses: Float[Array, "B"]
     steps: Int[Array, "B"] | None = None
+    figures: dict[str, Float[Array, "B"]] = {}
 
 
-LossPerExample = Callable[
-    [Params, Batch, Key[Array, "B"], LossHistory | tuple[()]], tuple[Float[Array, "B"], Record | None]
-]
+# (params, batch, keys [B], loss history) -> (losses [B], record); one that compares examples takes axis_name too.
+LossPerExample = Callable[..., tuple[Float[Array, "B"], Record | None]]
 
 
 class Guard(NamedTuple):
@@ -111,6 +112,7 @@ def make_train_step(
     seed: int,
     accumulation: int = 1,
     more_averages: Sequence[ema.Share] = (),
+    compares_examples: bool = False,
 ) -> Callable[[TrainState, Batch, str | None], tuple[TrainState, Metrics]]:
     """One step of gradient descent on a batch, as (state, batch, axis_name) -> (state, metrics).
 
@@ -126,11 +128,13 @@ def make_train_step(
       seed: of all noise.
       accumulation: pieces of the batch that are gone through one after the other, for as much less memory.
       more_averages: of `TrainState.more_ema`.
+      compares_examples: whether the loss of an example depends on the others of its batch, wherever they lie: the loss is then
+        given axis_name too, for `placement.all_gather`.
 
     Returns:
       The step; metrics are "loss", "grad_norm" (before clipping), "update_norm", "param_norm", all as they were computed,
-      and "loss_quarters" [2, 4]: for each quarter of the training time the sum of the losses there over the batch's size,
-      and the share of the batch there.
+      "loss_quarters" [2, 4]: for each quarter of the training time the sum of the losses there over the batch's size,
+      and the share of the batch there; and the means of the record's figures.
     """
 
     def train_step(state: TrainState, batch: Batch, axis_name: str | None) -> tuple[TrainState, Metrics]:
@@ -139,9 +143,11 @@ def make_train_step(
         batch_key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), state.next_batch)
         keys = keys_per_example(batch_key, example_indices(num_examples, axis_name))
 
+        of_all = {"axis_name": axis_name} if compares_examples else {}
+
         def gradient(batch: Batch, keys: Key[Array, "B"]) -> tuple[tuple[Float[Array, ""], Record | None], Params]:
             def mean_loss(params: Params) -> tuple[Float[Array, ""], Record | None]:
-                losses, record = loss_per_example(params, batch, keys, state.loss_history)
+                losses, record = loss_per_example(params, batch, keys, state.loss_history, **of_all)
                 return losses.mean(), record
 
             return jax.value_and_grad(mean_loss, has_aux=True)(state.params)
@@ -161,6 +167,8 @@ def make_train_step(
         for name, tree in (("grad_norm", grads), ("update_norm", updates), ("param_norm", params)):
             metrics[name] = optax.tree.norm(tree)
         metrics["loss_quarters"] = all_mean(_by_quarter(record), axis_name)
+        figures = {} if record is None else {name: each.mean() for name, each in record.figures.items()}
+        metrics |= all_mean(figures, axis_name)
         # Not of the updates too: all of them would have to be kept until the last is known, as large as the state again.
         # Of a finite gradient, whose squares did not overflow, the optimizer makes finite ones.
         ok = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"])
