@@ -27,7 +27,14 @@ RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.s
 V5E = chips.CHIPS["v5e"]
 
 
+@functools.cache
+def unchanged(name):
+    return recipe.recipe(importlib.import_module(f"configs.{name}").get_config())
+
+
 def planned(name, variant="", **groups):
+    if not (variant or groups):
+        return unchanged(name)  # tracing one takes seconds
     config = importlib.import_module(f"configs.{name}").get_config(*([variant] if variant else []))
     for group, fields in groups.items():
         config[group].update(fields)

@@ -56,28 +56,36 @@ def exact_network(parameterization, schedule):
 
 
 def panel():
-    """(parameterization, wrapper, where the two examples must land)."""
-    landings = {
-        "plain": POINT,
-        "guided": NO_POINT + SCALE * (POINT - NO_POINT),
-        "clipped": np.clip(POINT, -1, 1),
-    }
-    return [(name, wrapper, landing) for name in PARAMETERIZATIONS for wrapper, landing in landings.items()]
+    """(wrapper, parameterization, where the two examples must land)."""
+    landings = {"plain": POINT, "guided": NO_POINT + SCALE * (POINT - NO_POINT), "clipped": np.clip(POINT, -1, 1)}
+    return [(wrapper, name, landing) for wrapper, landing in landings.items() for name in PARAMETERIZATIONS]
+
+
+def mixed_denoiser(schedule):
+    """Takes two examples for each parameterization in turn, again and again, each pair with its own model."""
+    denoisers = [
+        make_denoiser(exact_network(parameterization, schedule), parameterization, schedule, lambda t: 1000 * t)
+        for parameterization in PARAMETERIZATIONS.values()
+    ]
+
+    def denoise(x_t, t, cond):
+        parts = zip(*(array.reshape(-1, len(denoisers), 2, 3).swapaxes(0, 1) for array in (x_t, cond)), strict=True)
+        found = [d(x.reshape(-1, 3), t, c.reshape(-1, 3))[:2] for d, (x, c) in zip(denoisers, parts, strict=True)]
+        pairs = (jnp.stack([array.reshape(-1, 2, 3) for array in arrays], 1) for arrays in zip(*found, strict=True))
+        return Prediction(*(array.reshape(x_t.shape) for array in pairs))
+
+    return denoise
 
 
 def panel_denoiser(schedule):
-    """One denoiser, whose batch is cut into a pair of examples for each row of the panel, each with its own model."""
-    denoisers = []
-    for name, wrapper, _ in panel():
-        parameterization = PARAMETERIZATIONS[name]
-        plain = make_denoiser(exact_network(parameterization, schedule), parameterization, schedule, lambda t: 1000 * t)
-        guided = classifier_free(plain, NO_POINT, SCALE)
-        denoisers.append({"plain": plain, "guided": guided, "clipped": clip_x0(plain, schedule)}[wrapper])
+    """One denoiser for the panel's pairs of examples. What is plain is guided by a scale of 1: one program holds less then."""
+    mixed, scales = mixed_denoiser(schedule), jnp.repeat(jnp.array([1.0, SCALE]), 2 * len(PARAMETERIZATIONS))[:, None]
+    guided, clipped = classifier_free(mixed, NO_POINT, scales), clip_x0(mixed, schedule)
 
     def denoise(x_t, t, cond):
-        pairs = zip(denoisers, jnp.split(x_t, len(denoisers)), jnp.split(cond, len(denoisers)), strict=True)
-        x0, eps = zip(*(denoiser(x, t, c)[:2] for denoiser, x, c in pairs), strict=True)
-        return Prediction(jnp.concatenate(x0), jnp.concatenate(eps))
+        count = len(scales)
+        parts = guided(x_t[:count], t, cond[:count])[:2], clipped(x_t[count:], t, cond[count:])[:2]
+        return Prediction(*(jnp.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     return denoise
 
