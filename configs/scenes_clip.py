@@ -4,7 +4,7 @@
     python sample.py --checkpoint=runs/scenes_base --classifier=runs/scenes_clip --classifier_scale=2 --guidance=none \\
         --prompt="a large red star on a black background"
 
-0.6 million parameters; its process is scenes.py's, since a guide must know the noise of what it guides. A batch has equal
+0.7 million parameters; its process is scenes.py's, since a guide must know the noise of what it guides. A batch has equal
 captions, which no CLIP can tell apart: image_to_text counts them as found, text_to_image cannot.
 Source: Nichol et al. 2021 (GLIDE), section 4.4; Radford et al. 2021 (CLIP) for the loss and the learned scale.
 """
