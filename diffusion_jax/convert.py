@@ -83,7 +83,7 @@ def convert(kind: str, weights: Sequence[str], out: str, vocabulary: str | None 
     if clip:
         files = dict(zip(("image_encoder", "text_encoder"), weights, strict=True))
         loaded = openai.load("create_clip_model", files)
-        params = loaded.params | {"logit_scale": loaded.logit_scale}
+        params = dict(loaded.params) | {"logit_scale": loaded.logit_scale}
     else:
         params = openai.load(kind, weights[0]).params
     checkpoint.write_weights(pathlib.Path(out), params, config.to_dict(), tokenizer.to_json() if tokenizer else None)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from configs import adm_64_cond, glide_base
+from configs import adm_64_cond, glide_base, glide_clip
 from diffusion_jax import build, convert, sampling
 from diffusion_jax.data import bpe
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop import openai
+from diffusion_jax.interop import openai, openai_clip
 from diffusion_jax.interop.openai import kinds, names
+from diffusion_jax.interop.openai_clip_keys import encoder_state_dict
 
 VOCABULARY = pathlib.Path(__file__).parent / "golden" / "tokenizer" / "vocab.bpe.gz"
 SMALL = {
@@ -146,3 +147,40 @@ def test_mistakes_are_told_in_a_line(tmp_path, kind, vocabulary, says):
 
 def test_every_published_network_can_be_converted():
     assert set(convert.KINDS) == {*kinds.PUBLISHED, "glide_clip"}
+
+
+CLIP = {"n_embd": 8, "n_xf_blocks_text": 1, "n_xf_blocks_image": 1, "n_head_text": 2, "n_head_image": 2}
+CLIP |= {"n_head_state_text": 8, "n_head_state_image": 8, "image_size": 16}
+CLIP_VOCABULARY = VOCABULARY.with_name("bpe_simple_vocab_16e6.first_48894.txt.gz")
+
+
+def test_clip_comes_with_its_vocabulary_and_its_scale(tmp_path, monkeypatch):
+    for name, value in CLIP.items():
+        monkeypatch.setitem(openai_clip.PUBLISHED_OPTIONS, name, value)
+    whole = glide_clip.get_config
+
+    def get_config():
+        config = whole()
+        config.data.image_size = 16
+        config.clip.update(image_width=16, image_layers=1, image_heads=2, text_width=16, text_layers=1, text_heads=2)
+        config.clip.features = 8
+        return config
+
+    monkeypatch.setattr(glide_clip, "get_config", get_config)
+    template = jax.eval_shape(build.model(get_config(), bpe.load_clip(CLIP_VOCABULARY)).network.init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    paths = []
+    for encoder in ("image_encoder", "text_encoder"):
+        params = jax.tree.map(lambda leaf: np.asarray(rng.normal(size=leaf.shape), np.float32), template[encoder])
+        paths.append(str(tmp_path / f"{encoder}.safetensors"))
+        save_file(encoder_state_dict(params), paths[-1])
+    convert.convert("glide_clip", paths, str(tmp_path / "run"), str(CLIP_VOCABULARY))
+    loaded = sampling.load(str(tmp_path / "run"), {})
+    original = openai_clip.load_clip(dict(zip(openai_clip.ENCODERS, paths, strict=True)))
+    assert np.exp(loaded.params["logit_scale"]) == pytest.approx(100)
+    tokens, lengths = loaded.model.tokenizer.encode(["a corgi", ""], 77)
+    ours = build.text_features(loaded.model, loaded.params, ("a corgi", ""))
+    np.testing.assert_allclose(ours, original.text_embeddings(tokens, lengths), atol=1e-5)
+    x, t = rng.normal(size=(2, 16, 16, 3)).astype(np.float32), np.float32(0.5)
+    told = build.log_prob(loaded.model, loaded.params)(x, t, {"clip_text": ours})
+    np.testing.assert_allclose(told, original.log_prob(tokens, lengths)(x, t, {}), rtol=1e-4, atol=1e-3)

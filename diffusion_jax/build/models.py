@@ -379,8 +379,8 @@ def log_prob(model: Model, params: Params) -> LogProb:
 
 def encode_text(model: Model, params: Params, tokens: Array, mask: Array) -> Float[Array, "N D"]:
     """A CLIP's features of captions (`clip.ClipCaptions`), of unit length."""
-    encoder = keep_rows(make_text_encoder(clip.encoders(model.config, _dtype(model.config.model.dtype))[1]))
-    return unit_length(encoder.apply(params["text_encoder"], tokens, mask.sum(axis=-1)))
+    encoder = make_text_encoder(clip.encoders(model.config, _dtype(model.config.model.dtype))[1])
+    return unit_length(keep_rows(Network(*encoder)).apply(params["text_encoder"], tokens, mask.sum(axis=-1)))
 
 
 def text_features(model: Model, params: Params, prompts: Sequence[str]) -> Float[np.ndarray, "N D"]:

@@ -89,7 +89,7 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def _bounded_logit_scale() -> optax.GradientTransformation:
     """Holds the learned scale of similarities at 100 at most after every step, as CLIP does."""
 
-    def update(updates: Params, state: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:
+    def update(updates: Params, state: optax.OptState, params: Params = None) -> tuple[Params, optax.OptState]:
         room = math.log(clip.MAX_LOGIT_SCALE) - params[clip.LOGIT_SCALE]
         return updates | {clip.LOGIT_SCALE: jnp.minimum(updates[clip.LOGIT_SCALE], room)}, state
 
