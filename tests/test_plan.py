@@ -18,7 +18,7 @@ import pytest
 from diffusion_jax import build
 from diffusion_jax.errors import UserError
 from diffusion_jax.models.layers import ResBlock
-from diffusion_jax.plan import chips, estimate, flops, hlo, recipe, report
+from diffusion_jax.plan import chips, estimate, flops, hlo, layout, recipe, report
 from diffusion_jax.plan.estimate import Mesh, Program
 from diffusion_jax.training.placement import make_placement
 
@@ -154,6 +154,15 @@ def test_exchanges_are_read_with_their_sizes_groups_and_loops():
     assert found["reduce-scatter"] == (2, 32 + 256, 32 / 2 + 256 * 3 / 4)
     assert found["collective-permute"] == (1, 24, 24)
     assert "all-to-all" not in found
+
+
+def test_an_exchange_beside_products_is_written_in_each_of_their_fusions_and_counts_once():
+    gather = "%g = bf16[32]{0} all-gather(%p), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}"
+    other = gather.replace("channel_id=7", "channel_id=71")
+    fusions = "".join(f"%piece.{i} (p: bf16[8]) -> bf16[32] {{\n  {gather}\n}}\n\n" for i in range(3))
+    calls = "".join(f"  %f{i} = bf16[32]{{0}} fusion(%a), kind=kCustom, calls=%piece.{i}\n" for i in range(3))
+    found = hlo.collectives(f"{fusions}ENTRY %main (a: bf16[8]) -> bf16[32] {{\n{calls}  {other}\n}}\n")
+    assert found == {"all-gather": (2, 128, 2 * 64 * 3 / 4)}
 
 
 def test_the_compilers_cycles_are_summed_with_their_loops():
@@ -298,6 +307,33 @@ def test_the_command_tells_both_placements_without_compiling(tmp_path):
     assert [p["fits"] for p in json.loads((tmp_path / "plan.json").read_text())["placements"]] == [False, None]
 
 
+def test_the_layout_of_the_memory_is_read_from_a_dump(tmp_path):
+    step, small = "module_0000.jit_train_step.cl_1", "module_0001.jit_add.cpu"
+    (tmp_path / f"{step}.after_optimizations-memory-usage-report.txt").write_text(
+        "Memory Space: default (color=0)\nTotal bytes: 1696 (1.7KiB)\n\nMemory Space: smem (color=2)\nTotal bytes: 512\n"
+    )
+    (tmp_path / f"{step}.after_optimizations-buffer-assignment.txt").write_text(
+        "allocation 0: size 512, page 0, parameter 0, shape |f32[128]| at ShapeIndex {0}, maybe-live-out:\n"
+        "allocation 1: size 160, page 0, parameter 0, shape |f32[40]| at ShapeIndex {1}:\n"
+        "allocation 2: size 1024, page 0, preallocated-temp:\n"
+        "allocation 3: size 99, color 3, page 0, preallocated-temp:\n"
+    )
+    (tmp_path / f"{step}.after_optimizations.txt").write_text(HLO)
+    (tmp_path / f"{small}_after_optimizations.txt").write_text("of another device\n" * 1000)
+    program = layout.read(tmp_path, 3.0)
+    assert (program.arguments, program.temporaries, program.peak, program.code) == (672, 1024, 1696, None)
+    assert program.collectives == hlo.collectives(HLO)
+    plan, mesh = planned("swiss_roll", "debug"), Mesh(8, 1, 1)
+    told = report.text(report.of(plan, V5E, "pmap", mesh, program, report.Work(1, 1)), plan.config)
+    assert "1.66 KiB of 15.75 GiB; laid out in 3 s" in told and "program not written" in told and "HBM unknown" in told
+
+
+def test_a_layout_of_local_devices_is_refused_in_one_line():
+    out = command("--config=configs/swiss_roll.py:debug", "--topology=local", "--memory_only")
+    assert out.returncode == 2
+    assert out.stderr.startswith("error: --memory_only") and len(out.stderr.splitlines()) == 1
+
+
 def test_an_unknown_placement_is_refused_in_one_line():
     out = command("--config=configs/swiss_roll.py:debug", "--topology=v5e:2x2", "--placement=shardde")
     assert out.returncode == 2
@@ -314,3 +350,8 @@ def test_the_command_compiles_for_chips_that_are_not_there(tmp_path):
     assert 0 < figures["compiled"]["peak"] < figures["hbm"]
     assert figures["compiled"]["collectives"]["all-reduce"]["calls"] >= 1
     assert figures["time"]["compiler"] > 0
+    out = command("--config=configs/swiss_roll.py:debug", "--topology=v5e:2x2", "--memory_only", f"--json={path}")
+    assert out.returncode == 0, out.stderr
+    (laid_out,) = json.loads(path.read_text())["placements"]
+    assert laid_out["compiled"]["collectives"] == figures["compiled"]["collectives"]
+    assert laid_out["compiled"]["arguments"] == figures["compiled"]["arguments"]

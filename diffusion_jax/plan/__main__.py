@@ -23,6 +23,18 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs
 TOPOLOGY = flags.DEFINE_string("topology", None, f"Chips to plan for, such as {chips.EXAMPLES}.")
 PLACEMENT = flags.DEFINE_list("placement", None, "Placements to compare: pmap, sharded, single. [the config's]")
 COMPILE = flags.DEFINE_bool("compile", True, "--nocompile stops at the size of the state.")
+EFFORT = flags.DEFINE_float(
+    "effort",
+    0.0,
+    "The compiler's, from -1 (the least: several times quicker, and a slower program) over 0 (as for training) to 1.",
+    lower_bound=-1.0,
+    upper_bound=1.0,
+)
+MEMORY_ONLY = flags.DEFINE_bool(
+    "memory_only",
+    False,
+    "Stops the TPU's compiler when each array has its place: minutes instead of an hour for a huge network.",
+)
 JSON = flags.DEFINE_string("json", None, "A file for all figures.")
 flags.mark_flags_as_required(["config", "topology"])
 
@@ -32,9 +44,11 @@ def main(argv: list[str]) -> None:
     topology = str(TOPOLOGY.value)
     chip, count = chips.parse(topology)
     chips.prepare_environment(topology)
-    from diffusion_jax.plan import estimate, recipe, report  # JAX reads the environment when it is imported
+    from diffusion_jax.plan import estimate, layout, recipe, report  # JAX reads the environment when it is imported
     from diffusion_jax.training.placement import PLACEMENTS
 
+    if MEMORY_ONLY.value and (chip is None or not COMPILE.value):
+        raise UserError("--memory_only is about compiling for a TPU's --topology; leave it out.")
     config = CONFIG.value
     placements = PLACEMENT.value or [config.parallel.placement]
     for placement in placements:
@@ -50,7 +64,10 @@ def main(argv: list[str]) -> None:
         program = None
         if COMPILE.value and (chip is None or sum(estimate.state_bytes(plan, mesh).values()) <= chip.hbm):
             work = work._replace(step_flops=work.step_flops or recipe.step_flops(plan))
-            program = estimate.compile_step(plan, placement, mesh, devices)
+            if MEMORY_ONLY.value:
+                program = layout.lay_out(config, topology, placement, mesh, EFFORT.value)
+            else:
+                program = estimate.compile_step(plan, placement, mesh, devices, EFFORT.value)
         found.append(report.of(plan, chip, placement, mesh, program, work))
         print(report.text(found[-1], config), flush=True)
     if JSON.value:

@@ -42,6 +42,7 @@ class Program(NamedTuple):
     refusal: why the compiler would not, or "": then the rest is 0.
     arguments, temporaries, code, peak: bytes; the peak is of all that lies there at once, as the compiler counts it.
     traffic: bytes that pass between the HBM and the cores; a loop's body is counted once.
+      It and `code` are None where the compiler was stopped before it wrote the program (`layout.py`).
     cycles: the compiler's estimate, of its operations but without exchanges; 0 is none.
     collectives: by kind; None where the program's text cannot be read.
     seconds: the compilation took.
@@ -50,9 +51,9 @@ class Program(NamedTuple):
     refusal: str
     arguments: int
     temporaries: int
-    code: int
+    code: int | None
     peak: int
-    traffic: float
+    traffic: float | None
     cycles: int
     collectives: dict[str, hlo.Collective] | None
     seconds: float
@@ -104,15 +105,23 @@ def smallest(recipe: Recipe, num_devices: int) -> tuple[Mesh, int]:
     return min(zip(meshes, sizes, strict=True), key=lambda pair: pair[1])
 
 
-def compile_step(recipe: Recipe, placement: str, mesh: Mesh, devices: Sequence[jax.Device]) -> Program:
-    """The recipe's train step, compiled for devices that need not be there."""
+def compile_step(
+    recipe: Recipe, placement: str, mesh: Mesh, devices: Sequence[jax.Device], effort: float = 0.0
+) -> Program:
+    """The recipe's train step, compiled for devices that need not be there.
+
+    Args:
+      recipe, placement, mesh: what, and how it is spread.
+      devices: one per chip.
+      effort: XLA's for the time of the program: -1 is the least, 0 that of train.py, 1 the most.
+    """
     config = recipe.config.copy_and_resolve_references()
     config.parallel.update(placement=placement, mesh=tuple(mesh))
     step = recipes.recipe(config, devices[0].platform).step
     lowered = build.placement(config, devices).lower_train(step, recipe.state, recipe.batch)
     started = time.monotonic()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile({"exec_time_optimization_effort": effort})
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -152,7 +161,7 @@ def seconds(chip: Chip, step_flops: int, mesh: Mesh, program: Program) -> dict[s
     received = sum(collective.received for collective in (program.collectives or {}).values())
     return {
         "products": step_flops / mesh.size / chip.flops,
-        "HBM": program.traffic / chip.hbm_bandwidth,
+        "HBM": (program.traffic or 0) / chip.hbm_bandwidth,
         "links": received / chip.ici_bandwidth,
         "compiler": program.cycles / chip.clock,
     }

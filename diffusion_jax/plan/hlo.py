@@ -23,6 +23,7 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=\{?([^,}\s]+(?:, ?%[^,}\s]+)*)"
 )
+_CHANNEL = re.compile(r"\bchannel_id=\d+")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -42,17 +43,26 @@ class Collective(NamedTuple):
 def collectives(text: str) -> dict[str, Collective]:
     """The exchanges of a compiled program's text, by kind; a loop's body counts as often as it runs.
 
-    An all-reduce that is fused with the slicing of its result (a TPU's way to scatter) is counted as a reduce-scatter.
+    An all-reduce that is fused with the slicing of its result (a TPU's way to scatter) is counted as a reduce-scatter. An
+    exchange that goes on beside products is written in each of the fusions that it spans, with one channel: it counts once.
     """
-    found: dict[str, Collective] = {}
+    exchanges: dict[str, tuple[str, Collective]] = {}
     computations = _split(text)
     for name, runs in _runs(computations, fused=True).items():
-        for line in computations.get(name, ()):
+        for number, line in enumerate(computations.get(name, ())):
             if match := _EXCHANGE.match(line):
                 kind, size, received = _exchange(name, line, *match.groups())
-                old = found.get(kind, Collective(0, 0.0, 0.0))
-                found[kind] = Collective(old.calls + runs, old.bytes + runs * size, old.received + runs * received)
-    return {kind: found[kind] for kind in KINDS if kind in found}
+                channel = _CHANNEL.search(line)
+                key = channel[0] if channel else f"{name} {number}"
+                found = kind, Collective(runs, runs * size, runs * received)
+                exchanges[key] = max(exchanges.get(key, found), found, key=lambda pair: pair[1].calls)
+    return {
+        kind: total for kind in KINDS if (total := _sum([one for other, one in exchanges.values() if other == kind]))
+    }
+
+
+def _sum(collectives: list[Collective]) -> Collective | None:
+    return Collective(*map(sum, zip(*collectives, strict=True))) if collectives else None
 
 
 def cycles(text: str) -> int:

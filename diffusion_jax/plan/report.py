@@ -163,9 +163,12 @@ def _compiled_lines(figures: dict[str, Any], of_hbm: str) -> list[str]:
     if compiled["collectives"] is not None:
         exchanges = compiled["collectives"].items()
         sent = "; ".join(f"{kind} {t['calls']} x, {metric(t['bytes'])}B" for kind, t in exchanges) or "none"
+    laid_out = compiled["code"] is None
+    code = "program not written" if laid_out else f"program {binary(compiled['code'])}"
     return [
-        f"  temporaries  {binary(compiled['temporaries'])}: activations, gradients and so on; program {binary(compiled['code'])}",
-        f"  peak         {binary(compiled['peak'])}{of_hbm}; compiled in {compiled['seconds']:.0f} s",
+        f"  temporaries  {binary(compiled['temporaries'])}: activations, gradients and so on; {code}",
+        f"  peak         {binary(compiled['peak'])}{of_hbm}; {'laid out' if laid_out else 'compiled'} in "
+        f"{compiled['seconds']:.0f} s",
         f"  exchanges    {sent}",
         f"  products     {metric(figures['step_flops'])}FLOP a step, recomputation included",
     ]
@@ -176,9 +179,10 @@ def _time_lines(time: dict[str, float], config: Any) -> list[str]:
     guess = f"{time['compiler']:.3g} s, exchanges apart" if time["compiler"] else "nothing"
     slow, fast = time["images_per_second_worst"], time["images_per_second_best"]
     share = f"{100 * time['share_worst']:.0f} to {100 * time['share_best']:.0f}%"
+    hbm = f"{time['HBM']:.3g}" if time["HBM"] else "unknown"
     return [
         f"  step         at least {time['best']:.3g} s, {time['worst']:.3g} s if nothing overlaps: at peak rates products "
-        f"{time['products']:.3g}, HBM {time['HBM']:.3g}, links {time['links']:.3g}; the compiler expects {guess}",
+        f"{time['products']:.3g}, HBM {hbm}, links {time['links']:.3g}; the compiler expects {guess}",
         f"  so           {slow:,.0f} to {fast:,.0f} images per second, {share} of the chips' peak in the model's own operations",
         f"  the run      {steps:,} steps of {images}: {steps * time['best'] / DAY:.2g} to {steps * time['worst'] / DAY:.2g} days",
     ]
