@@ -243,9 +243,10 @@ def _repaint(stage: Stage, made: np.ndarray, request: Request) -> np.ndarray:
 
 def _outpaint(stage: Stage, asked: stages.Conditions, request: Request) -> tuple[np.ndarray, pictures.Given]:
     """The given picture with a border drawn around it, window by window."""
-    shape, border = stage.loaded.model.image_shape, rounds.margins(request.outpaint)
-    picture = pictures.read(request.edit, shape).pictures[0]
-    made, known = rounds.canvas(picture, border, len(asked.every))
+    shape, read = stage.loaded.model.image_shape, pictures.read(request.edit, stage.loaded.model.image_shape)
+    assert request.outpaint is not None and read.pictures is not None, "check has seen to it"
+    border = rounds.margins(request.outpaint)
+    made, known = rounds.canvas(read.pictures[0], border, len(asked.every))
     shown = pictures.Given(made[:1].copy(), None)
     for number, (top, left) in enumerate(rounds.windows(shape[:2], border), 1):
         window = (slice(top, top + shape[0]), slice(left, left + shape[1]))

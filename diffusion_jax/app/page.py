@@ -11,8 +11,8 @@ import numpy as np
 
 from diffusion_jax.app import results, view
 from diffusion_jax.app.requests import MAX_SEED, Request
-from diffusion_jax.app.service import Answer
 from diffusion_jax.app.site import COLUMNS, Site, follow, kept, painted, row_of
+from diffusion_jax.app.tickets import Answer
 from diffusion_jax.errors import UserError
 
 RECENT = 20  # rows of the table

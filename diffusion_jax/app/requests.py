@@ -1,7 +1,6 @@
 """What a visitor may ask for, within bounds; what is out of them is answered with a sentence."""
 
 import dataclasses
-import math
 import shlex
 from typing import Any, NamedTuple
 
@@ -91,7 +90,7 @@ def _within(what: str, value: Any, low: float, high: float) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise UserError(f"{wanted}; got {'nothing' if value is None else repr(value)[:40]}.") from None
-    if not math.isfinite(number) or not low <= number <= high:
+    if not low <= number <= high:  # so is NaN
         raise UserError(f"{wanted}; got {number:g}.")
     return number
 

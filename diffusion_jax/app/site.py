@@ -12,7 +12,8 @@ import numpy as np
 from diffusion_jax.app import requests, results, view
 from diffusion_jax.app.requests import Request
 from diffusion_jax.app.results import Results
-from diffusion_jax.app.service import Answer, Service
+from diffusion_jax.app.service import Service
+from diffusion_jax.app.tickets import Answer
 from diffusion_jax.errors import UserError
 
 LOOK_SECONDS = 0.15  # between two looks at how far a request is

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from diffusion_jax import images
-from diffusion_jax.app.service import UPSAMPLER, Answer, Progress, Service
+from diffusion_jax.app.service import Service
+from diffusion_jax.app.tickets import UPSAMPLER, Answer, Progress
 
 EYE_PIXELS = 384  # small pictures are enlarged to about so many for the eye
 

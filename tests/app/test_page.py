@@ -18,7 +18,6 @@ from diffusion_jax.app import page, site  # noqa: E402
 from diffusion_jax.app.requests import Limits  # noqa: E402
 from diffusion_jax.app.results import Results  # noqa: E402
 from diffusion_jax.app.service import Service  # noqa: E402
-from diffusion_jax.errors import UserError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +73,3 @@ def test_requests_at_once_share_a_batch_and_are_as_if_alone(client):
         alone = client.predict("a star", 2, 2.0, 5, "ddim", seed, False, api_name="/draw")
         for uri, other in zip(answer["pictures"], alone["pictures"], strict=True):
             assert np.abs(decoded(uri).astype(int) - decoded(other)).max() <= 1
-
-
-def test_the_editors_picture_comes_at_its_own_size_with_what_is_painted():
-    small = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    large = np.dstack([small.repeat(24, 0).repeat(24, 1), np.full((384, 384), 255, np.uint8)])
-    layer = np.zeros((384, 384, 4), np.uint8)
-    layer[30:50, 100:101, 3] = 255  # rows 1 and 2 of the small picture, column 4
-    picture, mask = site.painted({"background": large, "layers": [layer]}, (16, 32))
-    np.testing.assert_array_equal(picture, small)
-    assert mask.shape == (16, 16) and set(zip(*np.nonzero(mask), strict=True)) == {(1, 4), (2, 4)}
-    assert site.painted({"background": large, "layers": []}, (16,))[1] is None
-    clear = np.zeros((20, 20, 4), np.uint8)
-    np.testing.assert_array_equal(site.painted({"background": clear}, (16,))[0], 255)
-    for nothing in (None, {"background": None}):
-        with pytest.raises(UserError, match="There is no picture to repaint"):
-            site.painted(nothing, (16,))

@@ -14,7 +14,8 @@ from tiny import saved
 from diffusion_jax import build, sampling
 from diffusion_jax.app import requests, results
 from diffusion_jax.app.requests import Limits, Request
-from diffusion_jax.app.service import BASE, Service
+from diffusion_jax.app.service import Service
+from diffusion_jax.app.tickets import BASE
 from diffusion_jax.errors import UserError
 
 LIMITS = Limits(number=4, steps=6, guidance_scale=10.0)
