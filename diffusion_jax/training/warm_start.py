@@ -8,7 +8,7 @@ of zero, so that before the first step the network is the old one, whatever the 
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -135,9 +135,9 @@ def begin(state: TrainState, saved: Params, found: Match) -> TrainState:
 
 
 def report(found: Match, most: int | None = NAMES_SHOWN) -> list[str]:
-    """A line for each kind of parameters that there are: how many, and names with shapes, `most` of each at most."""
+    """A line for each kind of arrays that there are: how many, and names with shapes, `most` of each at most."""
     size = sum(math.prod(shape) for shape in found.taken.values())
-    lines = [f"taken: {len(found.taken)} parameters, {size / 1e6:.2f} million numbers"]
+    lines = [f"taken: {_arrays(found.taken)}, {size / 1e6:.2f} million parameters"]
     if most is None:
         lines += [f"  {name} {list(shape)}" for name, shape in found.taken.items()]
     widened = {f"{name} {list(old)} ->": new for name, (old, new) in found.widened.items()}
@@ -147,9 +147,13 @@ def report(found: Match, most: int | None = NAMES_SHOWN) -> list[str]:
         ("left, not of this network", found.left),
     ):
         if names:
-            lines.append(f"{what}: {len(names)} parameters")
+            lines.append(f"{what}: {_arrays(names)}")
             shown = list(names.items())[:most]
             lines += [f"  {name} {list(shape)}" for name, shape in shown]
             if len(shown) < len(names):
                 lines.append(f"  and {len(names) - len(shown)} more")
     return lines
+
+
+def _arrays(names: Mapping[str, Any]) -> str:
+    return f"{len(names)} array{'s' if len(names) != 1 else ''}"

@@ -118,8 +118,8 @@ def test_a_fine_tune_begins_at_the_checkpoint_keeps_its_tokenizer_and_tells_all(
             np.testing.assert_array_equal(ours[name], leaf)
     told, whole = capsys.readouterr().out, (tmp_path / "init_from.txt").read_text()
     new = sorted(ours.keys() - theirs.keys())
-    assert f"taken: {len(theirs) - 1} parameters" in told and f"new, begun untrained: {len(new)} parameters" in told
-    assert "widened with zeros: 1 parameters" in told and "conv_in/kernel [3, 3, 48, 16] -> [3, 3, 112, 16]" in told
+    assert f"taken: {len(theirs) - 1} arrays" in told and f"new, begun untrained: {len(new)} arrays" in told
+    assert "widened with zeros: 1 array\n" in told and "conv_in/kernel [3, 3, 48, 16] -> [3, 3, 112, 16]" in told
     assert "left" not in told and "  mid_attn/qkv/kernel [" in whole
     assert all(f"  {name} [" in whole for name in ours)
 
@@ -166,7 +166,7 @@ def test_other_shapes_begin_untrained_where_the_config_says_so():
     theirs = theirs | {"d": np.ones(7)}
     found = warm_start.match(theirs, ours, Inputs({"x": 3}, 1), Inputs({"x": 3}, 1), "new")
     assert found.taken.keys() == {"a", "c"} and found.new == {"b": (2,)} and found.left == {"b": (4,), "d": (7,)}
-    assert "left, not of this network: 2 parameters" in warm_start.report(found)
+    assert "left, not of this network: 2 arrays" in warm_start.report(found)
     with pytest.raises(UserError, match="none of its parameters"):
         warm_start.match({"e": np.ones(1)}, ours, Inputs({"x": 3}, 1), Inputs({"x": 3}, 1), "new")
 
