@@ -62,7 +62,7 @@ def under_way(progress: Progress | None, ahead: int, number: int) -> str:
     """
     if progress is None:
         waits = f"{ahead} {'request' if ahead == 1 else 'requests'} before yours" if ahead else "Yours is the next"
-        return _block(f"{waits} in the line.", None, [None] * number)
+        return _block(f"{waits} in the line.", 0, [None] * number)
     doing = "Enlarging" if progress.stage == UPSAMPLER else "Drawing"
     company = f", together with {progress.others} for others" if progress.others else ""
     if progress.compiling and progress.shown is None:
@@ -84,11 +84,10 @@ def done(answer: Answer) -> str:
     return f'<p class="dj-line" role="status">{line}</p>{notes}'
 
 
-def _block(line: str, share: float | None, shown: list[np.ndarray | None]) -> str:
-    value = "" if share is None else f' value="{share:.3f}"'
+def _block(line: str, share: float, shown: list[np.ndarray | None]) -> str:
     tiles = "".join(_tile(picture) for picture in shown)
     return (
-        f'<p class="dj-line" role="status">{line}</p><progress class="dj-bar" max="1"{value}></progress>'
+        f'<p class="dj-line" role="status">{line}</p><progress class="dj-bar" max="1" value="{share:.3f}"></progress>'
         f'<div class="dj-forming">{tiles}</div>'
     )
 
