@@ -23,13 +23,6 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs
 TOPOLOGY = flags.DEFINE_string("topology", None, f"Chips to plan for, such as {chips.EXAMPLES}.")
 PLACEMENT = flags.DEFINE_list("placement", None, "Placements to compare: pmap, sharded, single. [the config's]")
 COMPILE = flags.DEFINE_bool("compile", True, "--nocompile stops at the size of the state.")
-EFFORT = flags.DEFINE_float(
-    "effort",
-    0.0,
-    "The compiler's, from -1 (the least: several times quicker, and a slower program) over 0 (as for training) to 1.",
-    lower_bound=-1.0,
-    upper_bound=1.0,
-)
 MEMORY_ONLY = flags.DEFINE_bool(
     "memory_only",
     False,
@@ -65,9 +58,9 @@ def main(argv: list[str]) -> None:
         if COMPILE.value and (chip is None or sum(estimate.state_bytes(plan, mesh).values()) <= chip.hbm):
             work = work._replace(step_flops=work.step_flops or recipe.step_flops(plan))
             if MEMORY_ONLY.value:
-                program = layout.lay_out(config, topology, placement, mesh, EFFORT.value)
+                program = layout.lay_out(config, topology, placement, mesh)
             else:
-                program = estimate.compile_step(plan, placement, mesh, devices, EFFORT.value)
+                program = estimate.compile_step(plan, placement, mesh, devices)
         found.append(report.of(plan, chip, placement, mesh, program, work))
         print(report.text(found[-1], config), flush=True)
     if JSON.value:

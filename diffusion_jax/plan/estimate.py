@@ -105,23 +105,15 @@ def smallest(recipe: Recipe, num_devices: int) -> tuple[Mesh, int]:
     return min(zip(meshes, sizes, strict=True), key=lambda pair: pair[1])
 
 
-def compile_step(
-    recipe: Recipe, placement: str, mesh: Mesh, devices: Sequence[jax.Device], effort: float = 0.0
-) -> Program:
-    """The recipe's train step, compiled for devices that need not be there.
-
-    Args:
-      recipe, placement, mesh: what, and how it is spread.
-      devices: one per chip.
-      effort: XLA's for the time of the program: -1 is the least, 0 that of train.py, 1 the most.
-    """
+def compile_step(recipe: Recipe, placement: str, mesh: Mesh, devices: Sequence[jax.Device]) -> Program:
+    """The recipe's train step, compiled for devices that need not be there."""
     config = recipe.config.copy_and_resolve_references()
     config.parallel.update(placement=placement, mesh=tuple(mesh))
     step = recipes.recipe(config, devices[0].platform).step
     lowered = build.placement(config, devices).lower_train(step, recipe.state, recipe.batch)
     started = time.monotonic()
     try:
-        compiled = lowered.compile({"exec_time_optimization_effort": effort})
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

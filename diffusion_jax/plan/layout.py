@@ -21,13 +21,13 @@ from diffusion_jax.plan.recipe import recipe
 _PREFIX = "*.after_optimizations"  # the TPU's programs; those of the CPU have a word before it
 
 
-def lay_out(config: ConfigDict, topology: str, placement: str, mesh: Mesh, effort: float = 0.0) -> Program:
+def lay_out(config: ConfigDict, topology: str, placement: str, mesh: Mesh) -> Program:
     """The step's memory and exchanges; the whole program's figures where it is compiled before its layout can be read.
 
     Args:
       config: the recipe.
       topology: of TPUs.
-      placement, mesh, effort: see `estimate.compile_step`.
+      placement, mesh: see `estimate.compile_step`.
     """
     started, context = time.monotonic(), multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -35,7 +35,7 @@ def lay_out(config: ConfigDict, topology: str, placement: str, mesh: Mesh, effor
         folder, seen = pathlib.Path(name), {}
         process = context.Process(
             target=_compile,
-            args=(sender, name, config.copy_and_resolve_references(), topology, placement, mesh, effort),
+            args=(sender, name, config.copy_and_resolve_references(), topology, placement, mesh),
         )
         process.start()
         sender.close()  # so that the end of the process is the end of the pipe
@@ -90,13 +90,11 @@ def _sizes(folder: pathlib.Path) -> dict[pathlib.Path, int]:
     return {path: path.stat().st_size for path in _files(folder)}
 
 
-def _compile(
-    sender: Connection, folder: str, config: ConfigDict, topology: str, placement: str, mesh: Mesh, effort: float
-) -> None:
+def _compile(sender: Connection, folder: str, config: ConfigDict, topology: str, placement: str, mesh: Mesh) -> None:
     """In a process of its own, which can be stopped: the compiler cannot."""
     flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     try:
-        sender.send(compile_step(recipe(config), placement, mesh, chips.devices(topology), effort))
+        sender.send(compile_step(recipe(config), placement, mesh, chips.devices(topology)))
     except Exception as error:
         sender.send(error)

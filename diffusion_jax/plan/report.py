@@ -176,13 +176,13 @@ def _compiled_lines(figures: dict[str, Any], of_hbm: str) -> list[str]:
 
 def _time_lines(time: dict[str, float], config: Any) -> list[str]:
     steps, images = config.train.num_steps, config.train.batch_size
-    guess = f"{time['compiler']:.3g} s, exchanges apart" if time["compiler"] else "nothing"
+    guess = f"; the compiler expects {time['compiler']:.3g} s, exchanges apart" if time["compiler"] else ""
     slow, fast = time["images_per_second_worst"], time["images_per_second_best"]
     share = f"{100 * time['share_worst']:.0f} to {100 * time['share_best']:.0f}%"
     hbm = f"{time['HBM']:.3g}" if time["HBM"] else "unknown"
     return [
         f"  step         at least {time['best']:.3g} s, {time['worst']:.3g} s if nothing overlaps: at peak rates products "
-        f"{time['products']:.3g}, HBM {hbm}, links {time['links']:.3g}; the compiler expects {guess}",
+        f"{time['products']:.3g}, HBM {hbm}, links {time['links']:.3g}{guess}",
         f"  so           {slow:,.0f} to {fast:,.0f} images per second, {share} of the chips' peak in the model's own operations",
         f"  the run      {steps:,} steps of {images}: {steps * time['best'] / DAY:.2g} to {steps * time['worst'] / DAY:.2g} days",
     ]
