@@ -182,7 +182,8 @@ def main(argv: list[str]) -> None:
     if len(THEN_PROMPT.value) != len(THEN_MASK.value):
         raise UserError("each --then_prompt needs its --then_mask, which is white where it repaints.")
     margins = tuple(cli.floats("outpaint", OUTPAINT.value)) if OUTPAINT.value else None
-    from diffusion_jax import pictures, sampling  # after the flags are right: JAX takes seconds to import
+    from diffusion_jax import sampling  # after the flags are right: JAX takes seconds to import
+    from diffusion_jax.sampling import pictures
 
     sampling.run(
         sampling.Request(

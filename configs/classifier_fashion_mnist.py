@@ -1,4 +1,4 @@
-"""A classifier of noisy Fashion-MNIST at 28 pixels: that of configs/classifier_cifar10.py at half its width, 0.79 million parameters.
+"""A classifier of noisy Fashion-MNIST at 28 pixels, 0.79 million parameters: configs/classifier_cifar10.py at half its width.
 
     python -m diffusion_jax.data prepare fashion_mnist_idx
     python train.py --config=configs/classifier_fashion_mnist.py --workdir=runs/classifier_fashion_mnist

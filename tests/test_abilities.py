@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from tiny import CLIP, saved
 
-from diffusion_jax import pictures, sampling
+from diffusion_jax import sampling
 from diffusion_jax.errors import UserError
+from diffusion_jax.sampling import pictures
 
 
 @pytest.fixture(scope="module")

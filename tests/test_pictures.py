@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import grids, pictures
+from diffusion_jax import grids
 from diffusion_jax.errors import UserError
+from diffusion_jax.sampling import pictures
 
 GRID = np.asarray(grids.uniform(10))
 SHAPE = (8, 8, 3)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from tiny import CLIP, saved
 
-from diffusion_jax import build, images, reranking, sampling, stages
+from diffusion_jax import build, images, sampling
 from diffusion_jax.errors import UserError
+from diffusion_jax.sampling import reranking, stages
 
 
 def test_the_best_of_each_condition_come_first_in_the_order_of_samples():

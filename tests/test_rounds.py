@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import rounds
 from diffusion_jax.errors import UserError
+from diffusion_jax.sampling import rounds
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from configs.scenes import get_config
-from diffusion_jax import build, conditions, sampling, stages
+from diffusion_jax import build, conditions, sampling
 from diffusion_jax.data import bpe
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.errors import UserError
+from diffusion_jax.sampling import pictures, stages
 from diffusion_jax.training import checkpoint
 
 VOCABULARY = pathlib.Path(__file__).parent / "golden" / "tokenizer" / "bpe_simple_vocab_16e6.first_48894.txt.gz"
@@ -161,11 +162,11 @@ def test_a_network_that_repaints_is_shown_the_kept_part(tmp_path, made):
     mask[4:12, 4:12] = 255
     Image.fromarray(picture).save(tmp_path / "picture.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    edit = sampling.pictures.Edit(init_images=(str(tmp_path / "picture.png"),), mask=str(tmp_path / "mask.png"))
+    edit = pictures.Edit(init_images=(str(tmp_path / "picture.png"),), mask=str(tmp_path / "mask.png"))
     out = sample(tmp_path / "out", "inpaint", made, prompts=("a star",), edit=edit)["arr_0"]
     np.testing.assert_array_equal(out[:, mask == 0], np.broadcast_to(picture[mask == 0], out[:, mask == 0].shape))
     model = sampling.load(made["inpaint"], {}).model
-    given = sampling.pictures.read(edit, model.image_shape)
+    given = pictures.read(edit, model.image_shape)
     cond = stages.with_pictures({}, 2, model, given, None)
     assert cond["inpaint_mask"].shape == (2, 16, 16, 1)
     np.testing.assert_array_equal(cond["inpaint_mask"][0, ..., 0], mask == 0)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffusion_jax import build, pictures, sampling, stages, vectors
+from diffusion_jax import build, sampling, vectors
 from diffusion_jax.app import requests
 from diffusion_jax.app.batching import Batcher, Job
 from diffusion_jax.app.requests import Limits, Request
@@ -17,7 +17,7 @@ from diffusion_jax.app.tickets import BASE, UPSAMPLER, Made, Progress, Ticket
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Inputs, Watch
-from diffusion_jax.sampling import Loaded
+from diffusion_jax.sampling import Loaded, pictures, stages
 
 SHOWN = 8  # times that a picture is shown while it forms
 DEFAULT_LIMITS = Limits()

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from diffusion_jax import images, processes, stages
+from diffusion_jax import images, processes
 from diffusion_jax.errors import UserError
+from diffusion_jax.sampling import stages
 
 RESULTS = "samples.json"
 BASE_SAMPLES = "base_samples.npz"  # of the first of two stages

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from diffusion_jax import build, images, stages
+from diffusion_jax import build, images
 from diffusion_jax.errors import UserError
 from diffusion_jax.models import Params
+from diffusion_jax.sampling import stages
 
 BATCH_SIZE = 32
 

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from diffusion_jax import build, images, pictures
+from diffusion_jax import build, images
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Inputs
+from diffusion_jax.sampling import pictures
 
 
 class Round(NamedTuple):

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from diffusion_jax import pictures, rounds, stages
 from diffusion_jax.errors import UserError
+from diffusion_jax.sampling import pictures, rounds, stages
 
 
 class Average(NamedTuple):

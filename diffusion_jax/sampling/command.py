@@ -1,4 +1,4 @@
-"""Sampling from a checkpoint to files. What sample.py calls; evaluation shares `load`."""
+"""Sampling from a checkpoint to files: what sample.py calls."""
 
 import dataclasses
 import pathlib
@@ -10,40 +10,18 @@ import numpy as np
 import tqdm
 
 import diffusion_jax
-from configs.default import get_config as default_config
-from diffusion_jax import (
-    build,
-    pictures,
-    processes,
-    reranking,
-    rounds,
-    sample_files,
-    samplers,
-    schedules,
-    stages,
-    vectors,
-)
+from diffusion_jax import build, processes, samplers, schedules, vectors
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Inputs, Knobs, Watch
 from diffusion_jax.keys import keys_per_example
-from diffusion_jax.models import Params
-from diffusion_jax.sample_files import RESULTS
-from diffusion_jax.sample_request import MAIN_AVERAGE, Average, Request, check
 from diffusion_jax.samplers.ddim import ddim
-from diffusion_jax.training import checkpoint, posthoc
+from diffusion_jax.sampling import files, pictures, reranking, rounds, stages
+from diffusion_jax.sampling.loading import Loaded, load
+from diffusion_jax.sampling.request import Request, check
 from diffusion_jax.training.placement import Placement
 
 BATCH_SIZE = 32  # images at a time, unless the request says
 FRAMES = 24  # most of an animation
-
-
-class Loaded(NamedTuple):
-    """A checkpoint, ready to sample from."""
-
-    workdir: pathlib.Path
-    step: int
-    model: build.Model
-    params: Params  # an average
 
 
 class Stage(NamedTuple):
@@ -52,57 +30,6 @@ class Stage(NamedTuple):
     loaded: Loaded
     classifier: Loaded | None
     programs: dict[str, Callable[..., np.ndarray]]
-
-
-def load(path: str, overrides: dict[str, Any], average: Average = MAIN_AVERAGE) -> Loaded:
-    """Reads a checkpoint: config, tokenizer and EMA parameters; of a work directory, the newest that is not damaged.
-
-    Args:
-      path: a work directory or one of its checkpoints.
-      overrides: fields of config.sample to change; None leaves one.
-      average: the main one by default.
-
-    Raises:
-      UserError: it is not there, or damaged, or a value cannot be used.
-    """
-    return checkpoint.read_newest(path, lambda workdir, step: _load(workdir, step, overrides, average))
-
-
-def _load(workdir: pathlib.Path, step: int, overrides: dict[str, Any], average: Average) -> Loaded:
-    saved, text = checkpoint.read_texts(workdir, step)
-    config = default_config()  # fields that came after the checkpoint keep their defaults, which change nothing
-    for group, fields in _tuples(saved).items():
-        if isinstance(fields, dict):
-            known = {name: value for name, value in fields.items() if name in config.get(group, {})}
-            if isinstance(known.get("remat"), bool):  # as checkpoints had it before the policies had names
-                known["remat"] = "full" if known["remat"] else "none"
-            config[group].update(known)
-        elif group in config:
-            config[group] = fields
-    config.sample.update({name: value for name, value in overrides.items() if value is not None})
-    model = build.model(config, build.tokenizer(config.model.kind, text))
-    template = jax.eval_shape(model.network.init, jax.random.key(0))
-    if average.std is not None:
-        return Loaded(workdir, step, model, posthoc.reconstruct(workdir, step, average.std, template))
-    more = config.ema.more_decays
-    if average.decay in (None, config.ema.decay):
-        return Loaded(workdir, step, model, checkpoint.read_ema(workdir, step, template))
-    if average.decay not in more:
-        kept = ", ".join(f"{decay:g}" for decay in (config.ema.decay, *more))
-        raise UserError(
-            f"--ema_decay={average.decay:g}: the run kept averages of decay {kept} (config.ema.more_decays)."
-        )
-    count = len(build.averages(config))
-    return Loaded(
-        workdir, step, model, checkpoint.read_average(workdir, step, template, more.index(average.decay), count)
-    )
-
-
-def _tuples(value: Any) -> Any:
-    """JSON knows no tuples; a config knows no lists."""
-    if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def run(request: Request) -> None:
@@ -115,7 +42,7 @@ def run(request: Request) -> None:
       UserError: for what the user can mend.
     """
     check(request)
-    out = sample_files.new_folder(request.out, request.overwrite)
+    out = files.new_folder(request.out, request.overwrite)
     loaded = load(request.checkpoint, request.overrides, request.average)
     larger = load(request.upsampler, request.upsampler_overrides) if request.upsampler else None
     if vectors.is_vector(loaded.model):
@@ -147,12 +74,12 @@ def run(request: Request) -> None:
         notes = [{"index": int(i), "clip_score": round(float(found[i]), 3)} for i in chosen]
     named = asked._replace(prompts=asked.names) if request.interpolate_prompts else asked
     if larger:
-        sample_files.save_npz(out / sample_files.BASE_SAMPLES, made, named)
+        files.save_npz(out / files.BASE_SAMPLES, made, named)
         kept = dataclasses.replace(request.edit, strength=None) if request.edit.mask else pictures.Edit()
         enlarging = dataclasses.replace(request, negative_prompt=None, weak_checkpoint=None, edit=kept)
         made, given = _sample(Stage(larger, None, {}), asked, enlarging, base=stages.Base(made))
     record = _record(larger or loaded, request)
-    sample_files.write(out, made, named, given.rows(), record, notes, frames)
+    files.write(out, made, named, given.rows(), record, notes, frames)
 
 
 def check_upsampler(model: build.Model, larger: build.Model, path: str) -> None:
@@ -300,7 +227,7 @@ def _write_vectors(out: pathlib.Path, loaded: Loaded, place: Placement, request:
         vectors.write_samples(out, config.data.name, samples, record)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}. Free some space or choose another --out.") from error
-    print(f"wrote {count} samples of step {loaded.step}: samples.npz, grid.png and {RESULTS} to {out}")
+    print(f"wrote {count} samples of step {loaded.step}: samples.npz, grid.png and {files.RESULTS} to {out}")
 
 
 def _draw(loaded: Loaded, place: Placement, count: int, seed: int, knobs: Knobs) -> pictures.Draw:

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from diffusion_jax import build, images, pictures
+from diffusion_jax import build, images
 from diffusion_jax.denoiser import Cond
 from diffusion_jax.errors import UserError
 from diffusion_jax.models import Params
+from diffusion_jax.sampling import pictures
 
 NUM_SAMPLES = 4  # images per condition, unless the request says
 MAX_CLASSES = 8  # of a model with more, so many are drawn where none is asked for
