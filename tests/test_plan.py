@@ -157,8 +157,10 @@ def test_exchanges_are_read_with_their_sizes_groups_and_loops():
 
 
 def test_an_exchange_beside_products_is_written_in_each_of_their_fusions_and_counts_once():
-    gather = "%g = bf16[32]{0} all-gather(%p), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={0}"
-    other = gather.replace("channel_id=7", "channel_id=71")
+    gather = (
+        '%g = bf16[32]{0} all-gather(%p), channel_id=1, replica_groups={{0,1,2,3}}, frontend_attributes={chain_id="7"}'
+    )
+    other = gather.replace(', frontend_attributes={chain_id="7"}', "")  # the channel alone is no name: psums share one
     fusions = "".join(f"%piece.{i} (p: bf16[8]) -> bf16[32] {{\n  {gather}\n}}\n\n" for i in range(3))
     calls = "".join(f"  %f{i} = bf16[32]{{0}} fusion(%a), kind=kCustom, calls=%piece.{i}\n" for i in range(3))
     found = hlo.collectives(f"{fusions}ENTRY %main (a: bf16[8]) -> bf16[32] {{\n{calls}  {other}\n}}\n")

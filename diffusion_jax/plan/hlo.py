@@ -23,7 +23,7 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=\{?([^,}\s]+(?:, ?%[^,}\s]+)*)"
 )
-_CHANNEL = re.compile(r"\bchannel_id=\d+")
+_CHAIN = re.compile(r'\bchain_id="\d+"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -44,7 +44,7 @@ def collectives(text: str) -> dict[str, Collective]:
     """The exchanges of a compiled program's text, by kind; a loop's body counts as often as it runs.
 
     An all-reduce that is fused with the slicing of its result (a TPU's way to scatter) is counted as a reduce-scatter. An
-    exchange that goes on beside products is written in each of the fusions that it spans, with one channel: it counts once.
+    exchange that goes on beside products is written in each of the fusions that it spans, with one chain_id: it counts once.
     """
     exchanges: dict[str, tuple[str, Collective]] = {}
     computations = _split(text)
@@ -52,8 +52,8 @@ def collectives(text: str) -> dict[str, Collective]:
         for number, line in enumerate(computations.get(name, ())):
             if match := _EXCHANGE.match(line):
                 kind, size, received = _exchange(name, line, *match.groups())
-                channel = _CHANNEL.search(line)
-                key = channel[0] if channel else f"{name} {number}"
+                chain = _CHAIN.search(line)
+                key = chain[0] if chain else f"{name} {number}"
                 found = kind, Collective(runs, runs * size, runs * received)
                 exchanges[key] = max(exchanges.get(key, found), found, key=lambda pair: pair[1].calls)
     return {
