@@ -114,3 +114,14 @@ def test_files_that_are_no_pictures_and_masks_that_say_nothing_are_told(tmp_path
     black = save(tmp_path / "black.png", np.zeros((8, 8)))
     with pytest.raises(UserError, match="is all black"):
         pictures.read(pictures.Edit(init_images=(picture,), mask=black), SHAPE)
+
+
+def test_a_mask_is_black_where_the_picture_is_kept(tmp_path):
+    Image.fromarray(np.repeat(np.array([[0] * 4 + [255] * 4], np.uint8), 8, axis=0)).save(tmp_path / "mask.png")
+    kept = pictures.read_mask(str(tmp_path / "mask.png"), "--mask", (8, 8))
+    np.testing.assert_array_equal(kept[..., 0], [[True] * 4 + [False] * 4] * 8)
+    with pytest.raises(UserError, match="^--then_mask=.*none.png: No such file"):
+        pictures.read_mask(str(tmp_path / "none.png"), "--then_mask", (8, 8))
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    with pytest.raises(UserError, match="^--then_mask=.* is all black"):
+        pictures.read_mask(str(tmp_path / "black.png"), "--then_mask", (8, 8))

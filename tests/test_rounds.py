@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling import rounds
@@ -47,14 +46,3 @@ def test_margins_that_are_no_border_are_told(values):
     with pytest.raises(UserError, match="wants LEFT,TOP,RIGHT,BOTTOM in whole pixels"):
         rounds.margins(values)
     assert rounds.margins((1.0, 0.0, 2.0, 0.0)) == (1, 0, 2, 0)
-
-
-def test_a_mask_is_black_where_the_picture_is_kept(tmp_path):
-    Image.fromarray(np.repeat(np.array([[0] * 4 + [255] * 4], np.uint8), 8, axis=0)).save(tmp_path / "mask.png")
-    kept = rounds.read_mask(str(tmp_path / "mask.png"), (8, 8))
-    np.testing.assert_array_equal(kept[..., 0], [[True] * 4 + [False] * 4] * 8)
-    with pytest.raises(UserError, match="^--then_mask=.*none.png: No such file"):
-        rounds.read_mask(str(tmp_path / "none.png"), (8, 8))
-    Image.new("L", (8, 8)).save(tmp_path / "black.png")
-    with pytest.raises(UserError, match="^--then_mask=.* is all black"):
-        rounds.read_mask(str(tmp_path / "black.png"), (8, 8))

@@ -53,6 +53,8 @@ def run(request: Request) -> None:
     clip = _reranker(loaded.model, request)
     if request.rounds and loaded.model.config.model.condition != "text":
         raise UserError("--then_prompt needs a checkpoint of captions.")
+    size = loaded.model.image_shape[:2]
+    kept = [pictures.read_mask(mask, "--then_mask", size) for _, mask in request.rounds]
     base = stages.read_base(request.base_samples, loaded.model)
     told = classifier.model if classifier and loaded.model.config.model.condition == "none" else loaded.model
     asked = stages.conditions(told, request.prompts, request.labels, request.num_samples, request.seed, base)
@@ -65,7 +67,7 @@ def run(request: Request) -> None:
         made, given = _outpaint(stage, asked, request)
     else:
         made, given = _sample(stage, asked, request, base=base, frames=frames if request.animation else None)
-    made = _repaint(stage, made, request)
+    made = _repaint(stage, made, kept, request)
     notes = None
     if clip:
         found = reranking.scores(clip.model, clip.params, made, asked)
@@ -75,8 +77,8 @@ def run(request: Request) -> None:
     named = asked._replace(prompts=asked.names) if request.interpolate_prompts else asked
     if larger:
         files.save_npz(out / files.BASE_SAMPLES, made, named)
-        kept = dataclasses.replace(request.edit, strength=None) if request.edit.mask else pictures.Edit()
-        enlarging = dataclasses.replace(request, negative_prompt=None, weak_checkpoint=None, edit=kept)
+        edit = dataclasses.replace(request.edit, strength=None) if request.edit.mask else pictures.Edit()
+        enlarging = dataclasses.replace(request, negative_prompt=None, weak_checkpoint=None, edit=edit)
         made, given = _sample(Stage(larger, None, {}), asked, enlarging, base=stages.Base(made))
     record = _record(larger or loaded, request)
     files.write(out, made, named, given.rows(), record, notes, frames)
@@ -159,12 +161,12 @@ def _filming(frames: list[np.ndarray], shape: tuple[int, ...]) -> Callable[[int,
     return show
 
 
-def _repaint(stage: Stage, made: np.ndarray, request: Request) -> np.ndarray:
-    """The pictures after the request's rounds of editing."""
-    for number, (caption, mask) in enumerate(request.rounds, 1):
-        kept = np.broadcast_to(rounds.read_mask(mask, made.shape[1:3]), (*made.shape[:3], 1))
+def _repaint(stage: Stage, made: np.ndarray, kept: list[np.ndarray], request: Request) -> np.ndarray:
+    """The pictures after the request's rounds of editing, of which each keeps [H, W, 1]."""
+    for number, ((caption, _), known) in enumerate(zip(request.rounds, kept, strict=True), 1):
         asked = stages.Conditions((caption,), np.zeros(len(made), int), prompts=(caption,))
-        made, _ = _sample(stage, asked, _unedited(request), this=rounds.Round(made, kept, number))
+        this = rounds.Round(made, np.broadcast_to(known, (*made.shape[:3], 1)), number)
+        made, _ = _sample(stage, asked, _unedited(request), this=this)
     return made
 
 

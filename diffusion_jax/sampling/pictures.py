@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image, UnidentifiedImageError
 
 from diffusion_jax import editing, grids, images
@@ -102,13 +102,22 @@ def read(edit: Edit, image_shape: tuple[int, int, int]) -> Given:
     shown = np.stack([_open(path, "--init_image", image_shape, Image.Resampling.BICUBIC) for path in edit.init_images])
     if edit.mask is None:
         return Given(shown, None)
-    redrawn = _open(edit.mask, "--mask", (*image_shape[:2], 1), Image.Resampling.NEAREST) > 127
+    return Given(shown, read_mask(edit.mask, "--mask", image_shape[:2]))
+
+
+def read_mask(path: str, flag: str, size: tuple[int, int]) -> Bool[np.ndarray, "H W 1"]:
+    """What a mask file keeps, at (height, width): True where it is black.
+
+    Raises:
+      UserError: it is no picture, or all of one kind.
+    """
+    redrawn = _open(path, flag, (*size, 1), Image.Resampling.NEAREST) > 127
     if redrawn.all() or not redrawn.any():
         raise UserError(
-            f"--mask={edit.mask} is all {'white' if redrawn.all() else 'black'}: paint white what is to be redrawn and black "
+            f"{flag}={path} is all {'white' if redrawn.all() else 'black'}: paint white what is to be redrawn and black "
             "what stays."
         )
-    return Given(shown, ~redrawn)
+    return ~redrawn
 
 
 def plan(edit: Edit, given: Given, grid: Float[np.ndarray, "N+1"], draw: Draw) -> Plan:

@@ -21,22 +21,6 @@ class Round(NamedTuple):
     number: int
 
 
-def read_mask(path: str, size: tuple[int, int]) -> Bool[np.ndarray, "H W 1"]:
-    """What a mask file keeps: True where it is black.
-
-    Raises:
-      UserError: it is no picture, or says nothing.
-    """
-    try:
-        given = pictures.read(pictures.Edit((path,), path), (*size, 1))  # reads masks beside a picture only
-    except UserError as error:
-        raise UserError(
-            str(error).replace("--init_image=", "--then_mask=").replace("--mask=", "--then_mask=")
-        ) from error
-    assert given.mask is not None, "a mask was asked for"
-    return given.mask
-
-
 def plan(this: Round, grid: Float[np.ndarray, "T+1"]) -> pictures.Plan:
     """How a round is sampled: from noise, holding what is kept as `editing.replace_known` does."""
     inputs = Inputs(picture=images.to_float(this.pictures), mask=this.kept)
