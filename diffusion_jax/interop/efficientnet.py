@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop import files
+from diffusion_jax.interop import files, trees
 from diffusion_jax.models import Params, efficientnet
 
 HOW_TO_GET = (
@@ -49,21 +49,10 @@ def from_arrays(arrays: Mapping[str, np.ndarray], name: str) -> Params:
     Raises:
       UserError: arrays are missing, left over or misshapen.
     """
-    template = _template()
-    leaves, problems = [], []
-    unread = {key for key in arrays if not key.endswith("num_batches_tracked")}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(template):
-        key = _name([part.key for part in path])
-        unread.discard(key)
-        array = _ours(arrays[key]) if key in arrays else None
-        if array is None or array.shape != leaf.shape:
-            problems.append(f"missing {key}" if array is None else f"{key} has {array.shape} for {leaf.shape}")
-        leaves.append(array)
-    problems += [f"left over {key}" for key in sorted(unread)]
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"{name} is not EfficientNet-Lite0: {'; '.join(problems[:5])}{more}. {HOW_TO_GET}")
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+    try:
+        return trees.fill(_template(), arrays, _name, _ours)
+    except ValueError as error:
+        raise UserError(f"{name} is not EfficientNet-Lite0: {error}. {HOW_TO_GET}") from error
 
 
 @functools.cache

