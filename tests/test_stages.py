@@ -1,43 +1,16 @@
 """Sampling in stages: an upsampler after its base, a classifier's pull, a network that sees what it repaints."""
 
 import json
-import pathlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import CLIP, saved
 
-from configs.scenes import get_config
 from diffusion_jax import build, conditions, sampling
-from diffusion_jax.data import bpe
-from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.errors import UserError
 from diffusion_jax.sampling import pictures, stages
-from diffusion_jax.training import checkpoint
-
-VOCABULARY = pathlib.Path(__file__).parent / "golden" / "tokenizer" / "bpe_simple_vocab_16e6.first_48894.txt.gz"
-TOKENIZER = CaptionTokenizer.train(["a large red circle on a white background"], 300)
-
-
-def saved(workdir, **fields):
-    """A tiny checkpoint with parameters drawn at random, so that every input moves the output."""
-    config = get_config("debug")
-    config.parallel.placement = "single"
-    config.sample.update(num_steps=3, samples_per_prompt=1)
-    config.update_from_flattened_dict({"data.image_size": 16, "model.patch_size": 1} | fields)
-    text = TOKENIZER if config.model.condition == "text" else None
-    if config.model.kind == "clip":
-        text = bpe.load_clip(VOCABULARY)
-        config.clip.update(image_width=16, image_layers=1, image_heads=2, text_width=16, text_layers=1, text_heads=2)
-        config.clip.update(features=8, vocab_size=text.vocab_size)
-    model = build.model(config, text)
-    rng = np.random.default_rng(0)
-    template = jax.eval_shape(model.network.init, jax.random.key(0))
-    params = jax.tree.map(lambda leaf: np.asarray(0.2 * rng.normal(size=leaf.shape), np.float32), template)
-    checkpoint.write_weights(workdir, params, config.to_dict(), text.to_json() if text else None)
-    return str(workdir)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +28,7 @@ def made(tmp_path_factory):
             folder / "classifier",
             **{"model.condition": "none", "model.kind": "classifier", "model.norm_groups": 8, "model.head_channels": 8},
         ),
-        "clip": saved(folder / "clip", **{"model.condition": "none", "model.kind": "clip"}),
+        "clip": saved(folder / "clip", **CLIP),
         "label_upsampler": saved(folder / "label_upsampler", **label, **{"data.image_size": 32, "model.low_res": 16}),
     }
 
