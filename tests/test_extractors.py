@@ -1,26 +1,21 @@
 """Feature networks beside Inception: a classifier and a CLIP of ours on clean pictures, and what is judged by them."""
 
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
-from configs.scenes import get_config
-from diffusion_jax import build, scores
-from diffusion_jax.data import bpe
-from diffusion_jax.data.captions import CaptionTokenizer
+from diffusion_jax import build, sampling, scores
 from diffusion_jax.errors import UserError
 from diffusion_jax.metrics import comparison, features
 from diffusion_jax.metrics.r_precision import r_precision
 from diffusion_jax.models.classifier import POOLS
 from diffusion_jax.scores import extractors
-from diffusion_jax.training import checkpoint
 from diffusion_jax.training.placement import make_placement
 
-VOCABULARY = pathlib.Path(__file__).parent / "golden" / "tokenizer" / "bpe_simple_vocab_16e6.first_48894.txt.gz"
 SIDE, CLASSES = 16, 8
 CAPTIONS = [f"a {size} {colour} circle" for size in ("large", "small") for colour in ("red", "blue", "green")]
 RNG = np.random.default_rng(0)
@@ -30,22 +25,9 @@ CLASSIFIER |= {"model.head_channels": 8, "model.patch_size": 1, "model.attention
 
 
 def saved(workdir, **fields):
-    """A tiny checkpoint with parameters drawn at random; its config."""
-    config = get_config("debug")
-    config.parallel.placement = "single"
-    config.sample.update(num_steps=2)
-    config.update_from_flattened_dict({"data.image_size": SIDE, "data.num_classes": CLASSES} | fields)
-    text = CaptionTokenizer.train(CAPTIONS, 300) if config.model.condition == "text" else None
-    if config.model.kind == "clip":
-        text = bpe.load_clip(VOCABULARY)
-        config.clip.update(image_width=16, image_layers=1, image_heads=2, text_width=16, text_layers=1, text_heads=2)
-        config.clip.update(features=8, vocab_size=text.vocab_size)
-    model = build.model(config, text)
-    rng = np.random.default_rng(0)
-    template = jax.eval_shape(model.network.init, jax.random.key(0))
-    params = jax.tree.map(lambda leaf: np.asarray(0.2 * rng.normal(size=leaf.shape), np.float32), template)
-    checkpoint.write_weights(workdir, params, config.to_dict(), text.to_json() if text else None)
-    return model, params
+    """A tiny checkpoint that is written; its model and parameters."""
+    found = sampling.load(tiny.saved(workdir, **{"data.num_classes": CLASSES, "sample.num_steps": 2} | fields), {})
+    return found.model, found.params
 
 
 def extracted(extractor, pictures):
@@ -113,9 +95,7 @@ def split(monkeypatch):
 
 def test_r_precision_of_samples_is_told_beside_that_of_real_pictures(tmp_path, split):
     saved(tmp_path / "base", **{"model.patch_size": 1})
-    model, params = saved(tmp_path / "clip", **{"model.kind": "clip", "model.condition": "none"})
-    from diffusion_jax import sampling
-
+    model, params = saved(tmp_path / "clip", **tiny.CLIP)
     loaded = sampling.load(str(tmp_path / "base"), {})
     record = json.loads(
         json.dumps(scores.r_precision(loaded, str(tmp_path / "clip"), "validation", 10, [1.0, 3.0], (0, 1), 4))
@@ -143,8 +123,6 @@ def test_a_clip_that_knows_the_captions_of_pictures_gives_them_one(tmp_path, spl
     texts = np.eye(6)
     clip = features.Extractor("clip", "", {}, apply, {}, "fd"), lambda said: texts[[CAPTIONS.index(x) for x in said]]
     monkeypatch.setattr(extractors, "clip_extractor", lambda path: clip)
-    from diffusion_jax import sampling
-
     loaded = sampling.load(str(tmp_path / "base"), {})
     rows = scores.r_precision(loaded, "clip", "validation", 12, [1.0], (0,), 5)["scores"]
     assert rows["real pictures"]["r_precision"] == 1
@@ -152,8 +130,6 @@ def test_a_clip_that_knows_the_captions_of_pictures_gives_them_one(tmp_path, spl
 
 
 def test_a_classifiers_accuracy_is_the_share_of_the_right_classes(tmp_path, split):
-    from diffusion_jax import sampling
-
     model, params = saved(tmp_path, **CLASSIFIER)
     logits = model.network.apply(params, PICTURES.astype(np.float32) / 127.5 - 1, np.ones(12), {})
     guessed = np.argmax(logits, -1)
@@ -166,8 +142,6 @@ def test_a_classifiers_accuracy_is_the_share_of_the_right_classes(tmp_path, spli
 
 
 def test_what_does_not_go_together_is_told_in_a_line(tmp_path, split):
-    from diffusion_jax import sampling
-
     saved(tmp_path / "base", **{"model.patch_size": 1})
     saved(tmp_path / "plain", **{"model.condition": "none"})
     saved(tmp_path / "classifier", **CLASSIFIER)
@@ -186,5 +160,5 @@ def test_what_does_not_go_together_is_told_in_a_line(tmp_path, split):
         assert "\n" not in str(error.value)
     split[:] = [example | {"caption": "one"} for example in split]
     with pytest.raises(UserError, match="all the same"):
-        saved(tmp_path / "clip", **{"model.kind": "clip", "model.condition": "none"})
+        saved(tmp_path / "clip", **tiny.CLIP)
         scores.r_precision(base, str(tmp_path / "clip"), "test", 4, [1.0], (0,), 4)
