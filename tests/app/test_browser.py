@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -24,11 +25,23 @@ from diffusion_jax.app.service import Service  # noqa: E402
 SECONDS = 1000  # of playwright's milliseconds
 
 
+class Unhurried(Service):
+    """As slow as a model worth its page: the tiny one's forming pictures are gone before the page looks for them."""
+
+    def _run(self, key, payloads, report):
+        def slowly(progress):
+            report(progress)
+            if progress[0].shown is not None:
+                time.sleep(1)
+
+        return super()._run(key, payloads, slowly)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     checkpoint = CHECKPOINT or saved(folder / "base")
-    service = Service(sampling.load(checkpoint, {}), None, batch_sizes=(4,))
+    service = Unhurried(sampling.load(checkpoint, {}), None, batch_sizes=(4,))
     opened = site.Site(service, Results(str(folder / "out")), checkpoint, None)
     service.warm()
     blocks, address = page.serve(opened, "127.0.0.1", 0, wait=False)
