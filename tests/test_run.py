@@ -22,6 +22,7 @@ from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Inputs, Knobs
 from diffusion_jax.metrics import caption_checker
 from diffusion_jax.training import checkpoint, run
+from diffusion_jax.training.samples import GIVEN
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -350,12 +351,45 @@ def test_a_signal_saves_and_the_same_command_continues(trained, data_dir, tmp_pa
     assert checkpoint.find(str(tmp_path))[1] == step + 2
 
 
-@pytest.mark.parametrize("name", ["adm_classifier_64", "adm_upsampler_64_256", "glide_base_inpaint"])
-def test_a_model_without_pictures_of_its_own_trains_and_shows_none(tmp_path, data_dir, name):
+def trained_briefly(tmp_path, data_dir, name):
     config = importlib.import_module(f"configs.{name}").get_config("debug")
     config.data.dir = str(data_dir)
     config.parallel.placement = "single"
-    config.train.update(num_steps=2, sample_every_steps=1)
+    config.train.update(num_steps=2, sample_every_steps=2)
     run.train(config, tmp_path / "run", time.monotonic())
     assert checkpoint.find(str(tmp_path / "run"))[1] == 2
-    assert not list((tmp_path / "run").glob("samples/*"))
+    return config, list((tmp_path / "run").glob("samples/*"))
+
+
+def test_a_classifier_trains_and_shows_no_pictures(tmp_path, data_dir):
+    assert not trained_briefly(tmp_path, data_dir, "adm_classifier_64")[1]
+
+
+def test_an_upsampler_shows_pictures_of_the_data_set_enlarged(tmp_path, data_dir):
+    config, [picture] = trained_briefly(tmp_path, data_dir, "adm_upsampler_64_256")
+    given, made, real = rows_of(picture)
+    cells = given.reshape(GIVEN, 16, 6, 16, 6, 3)
+    assert (cells == cells[:, :, :1, :, :1]).all()  # 16 pixels enlarged, drawn three times as large
+    source = build.source(config)
+    for i in range(GIVEN):
+        np.testing.assert_array_equal(real[i, ::3, ::3], source[i]["image"])
+        means = source[i]["image"].reshape(16, 2, 16, 2, 3).mean((1, 3))
+        assert np.abs(given[i, ::6, ::6] - means).max() <= 0.5 + 1e-4
+    assert (made != real).any()
+
+
+def test_an_inpainting_model_shows_pictures_of_the_data_set_repainted(tmp_path, data_dir):
+    _, [picture] = trained_briefly(tmp_path, data_dir, "glide_base_inpaint")
+    given, made, real = rows_of(picture)
+    hidden = (given == 127).all(-1)
+    assert 0.05 < hidden.mean() < 1
+    np.testing.assert_array_equal(made[~hidden], real[~hidden])
+    np.testing.assert_array_equal(given[~hidden], real[~hidden])
+    assert (made[hidden] != real[hidden]).mean() > 0.5
+
+
+def rows_of(picture):
+    """The tiles of a labelled grid of three rows of pictures of 32 pixels, [8, 96, 96, 3] each."""
+    drawn = np.asarray(Image.open(picture)).astype(int)
+    tops = [24 + 120 * row for row in range(3)]
+    return [np.stack([drawn[top : top + 96, 4 + 100 * i : 100 + 100 * i] for i in range(GIVEN)]) for top in tops]

@@ -7,17 +7,16 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from configs.default import get_config as default_config
-from diffusion_jax import build, processes, vectors
+from diffusion_jax import build, processes
 from diffusion_jax.data import bpe
 from diffusion_jax.data.captions import CaptionTokenizer
 from diffusion_jax.data.pipeline import Source, captions_of, train_batches
 from diffusion_jax.errors import UserError, unknown_name
-from diffusion_jax.training import checkpoint, loop, warm_start
-from diffusion_jax.training.hooks import MetricWriter, SampleGrid
+from diffusion_jax.training import checkpoint, loop, samples, warm_start
+from diffusion_jax.training.hooks import MetricWriter
 from diffusion_jax.training.placement import Placement
 from diffusion_jax.training.posthoc import Snapshots
 from diffusion_jax.training.rollback import go_back
@@ -31,14 +30,12 @@ FREE_FIELDS = (
     *("ema.snapshot_every_steps", "data.dir", "data.on_error", "data.workers", "model.remat", "model.attention"),
 )
 FREE_GROUPS = ("sample.", "evaluate.", "parallel.")
-GUIDES = ("classifier", "clip")  # kinds of model that guide others and make no pictures
 RESHAPED = ("refuse", "new")  # values of config.train.init_reshaped
 INIT_REPORT = "init_from.txt"
 # Fields of the group diffusion that decide what a network is told and what it gives.
 LEARNED_FIELDS = ("schedule", "schedule_shift", "num_table_steps", "rescale_times", "parameterization", "variance")
 TOKENIZERS = ("trained", "gpt2", "clip")  # the last for model.kind = clip alone
 TOKENIZER_CAPTIONS = 20_000
-MAX_CLASSES = 16  # rows of the pictures that training shows
 
 
 def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | None:
@@ -101,7 +98,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
         from diffusion_jax.scores.training import while_training  # here, since it brings all that evaluation needs
 
         evaluate = while_training(model, place)
-    sample_grid = _sample_grid(model, place, workdir)
+    show = samples.sample_grid(model, place, workdir, source)
 
     def train_from(state: TrainState, started: float) -> tuple[TrainState, str | None]:
         batches = train_batches(
@@ -121,7 +118,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
                 lambda state: checkpoints.save(state, plain, text),
                 checkpoints.wait,
                 metrics,
-                sample_grid,
+                show,
                 lambda state: snapshots.write(int(state.step), state.more_ema[len(config.ema.more_decays) :]),
                 checkpoints.preempted,
                 lambda: batches.skipped,
@@ -145,9 +142,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
             f"{signal_name}: saved step {checkpoints.latest()} in {checkpoints.folder}. The same command continues from there."
         )
     else:
-        shown = f", samples in {workdir / 'samples'}" if sample_grid else ""
+        shown = f", samples in {workdir / 'samples'}" if show else ""
         print(f"trained to step {int(state.step)}; checkpoint in {checkpoints.folder}{shown}.")
-        guide = f"BASE --classifier={workdir}" if config.model.kind in GUIDES else workdir
+        guide = f"BASE --classifier={workdir}" if config.model.kind in samples.GUIDES else workdir
         print(f"next: python sample.py --checkpoint={guide}")
     return signal_name
 
@@ -288,40 +285,6 @@ def _initial_state(
         return make(shardings=place.shardings)
     template = jax.eval_shape(make)
     return checkpoints.restore_newest(resume_step, template, place.shardings(template))
-
-
-def _sample_grid(
-    model: build.Model, place: Placement, workdir: pathlib.Path
-) -> SampleGrid | vectors.SamplePicture | None:
-    """Samples of config.sample.prompts, of classes or of no condition by the EMA parameters.
-
-    None for a classifier or a CLIP, which make no pictures, and for a network that must be given one to enlarge or to repaint.
-    """
-    if vectors.is_vector(model):
-        return vectors.SamplePicture(model, place, workdir)
-    config = model.config
-    if config.model.kind in GUIDES or model.blank_cond.keys() & {"low_res", "inpaint_mask"}:
-        return None
-    per_prompt = config.sample.samples_per_prompt
-    if config.model.condition == "text":
-        labels = tuple(config.sample.prompts)
-        cond = build.prompt_cond(model, labels)
-    elif config.model.condition == "label":
-        count = min(config.data.num_classes, MAX_CLASSES)
-        labels = tuple(f"class {i}" for i in range(count))
-        cond = {"label": np.arange(count, dtype=np.int32)}
-    else:
-        labels, cond = ("unconditional",), {}
-    count = len(labels) * per_prompt
-    size = -(-count // place.num_devices) * place.num_devices
-    generate, grid, knobs = build.generate(model, place), build.grid(model), build.knobs(model)
-    cond = jax.tree.map(lambda leaf: np.repeat(leaf, per_prompt, axis=0), cond)
-
-    def sample(ema_params: Any) -> np.ndarray:
-        made = generate(ema_params, cond, np.arange(count), config.seed, knobs, grid, size)
-        return made.reshape(len(labels), per_prompt, *made.shape[1:])
-
-    return SampleGrid(workdir, labels, sample)
 
 
 def _announce(config: ConfigDict, workdir: pathlib.Path, state: TrainState, num_devices: int) -> None:

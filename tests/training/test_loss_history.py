@@ -50,7 +50,7 @@ def no_files_but_the_runs():
     pictures = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "source", lambda config: [{"image": picture} for picture in pictures])
-        patch.setattr(run, "_sample_grid", lambda *_: lambda step, params: np.zeros((8, 8, 3), np.uint8))
+        patch.setattr(run.samples, "sample_grid", lambda *_: lambda step, params: np.zeros((8, 8, 3), np.uint8))
         yield
 
 

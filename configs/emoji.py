@@ -1,0 +1,45 @@
+"""A small GLIDE on captioned emoji, its first stage: text to 32 pixels, "a red apple, in the style of Noto".
+
+python -m diffusion_jax.data prepare emoji --image_size=32 --licences=all
+python train.py --config=configs/emoji.py --workdir=runs/emoji
+"""
+
+from ml_collections import ConfigDict
+
+from configs.default import get_config as default_config
+from configs.families import finish
+
+PROMPTS = (
+    "a red apple, in the style of Noto",
+    "a grinning face, as a line drawing",
+    "a red heart, in the style of Twitter",
+    "a dog face, as a blob",
+    "a tree, in the style of EmojiOne",
+    "a house, in the old style of EmojiOne",
+    "a fish, in the style of Firefox",
+    "a full moon, in the style of Noto",
+)
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variant "debug" is a tiny size of it."""
+    config = default_config()
+    config.data.name = "tfds:emoji/32px_all"
+    config.text.update(vocab_size=2048, context_length=24, width=96, num_layers=2, num_heads=4)
+    config.model.update(
+        channels=64,
+        channel_mults=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(8, 4),
+        head_channels=32,
+        norm_groups=8,
+        patch_size=4,
+    )
+    config.diffusion.update(parameterization="x0", loss_space="x0", time="uniform", cond_dropout=0.15)
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=100, decay="cosine", decay_steps=3000, beta2=0.99)
+    config.ema.decay = 0.998
+    config.train.update(
+        batch_size=64, num_steps=3000, log_every_steps=50, sample_every_steps=1000, checkpoint_every_steps=1000
+    )
+    config.sample.update(sampler="ddim", num_steps=25, guidance_scale=2.0, prompts=PROMPTS)
+    return finish(config, variant, "emoji")

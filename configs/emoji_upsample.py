@@ -1,0 +1,26 @@
+"""A small GLIDE on captioned emoji, its second stage: 32 to 64 pixels, told the caption and the small picture, and not guided.
+
+    python -m diffusion_jax.data prepare emoji --image_size=64 --licences=all
+    python train.py --config=configs/emoji_upsample.py --workdir=runs/emoji_upsample
+    python sample.py --checkpoint=runs/emoji --upsampler=runs/emoji_upsample --prompt="a red apple, in the style of Noto"
+
+The small picture is the large one's mean over 2 x 2 pixels, with a little noise, for the base's pictures are not so clean.
+Source: Nichol et al. 2021 (GLIDE), section 4; noise: Ho et al. 2022 (cascaded diffusion).
+"""
+
+from ml_collections import ConfigDict
+
+from configs.emoji import get_config as emoji_config
+from configs.families import finish
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variant "debug" is a tiny size of it."""
+    config = emoji_config()
+    config.data.update(name="tfds:emoji/64px_all", image_size=64)
+    config.model.update(low_res=32, channels=32, attention_resolutions=(8,), head_channels=16)
+    config.diffusion.update(cond_dropout=0.0, low_res_noise=0.2)
+    config.optimizer.decay_steps = 2000
+    config.train.update(batch_size=32, num_steps=2000, sample_every_steps=1000, checkpoint_every_steps=500)
+    config.sample.update(num_steps=10, guidance="none")
+    return finish(config, variant, "emoji_upsample")
