@@ -25,10 +25,11 @@ def get_config(variant: str = "") -> ConfigDict:
         norm_groups=8,
         patch_size=4,
     )
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=100, decay="cosine", decay_steps=2000, beta2=0.99)
+    config.diffusion.update(parameterization="x0", loss_space="x0", time="uniform")
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=100, decay="cosine", decay_steps=1600, beta2=0.99)
     config.ema.decay = 0.998
     config.train.update(
-        batch_size=64, num_steps=2000, log_every_steps=50, sample_every_steps=1000, checkpoint_every_steps=1000
+        batch_size=64, num_steps=1600, log_every_steps=50, sample_every_steps=800, checkpoint_every_steps=800
     )
     config.sample.update(sampler="heun", num_steps=18, guidance_scale=1.5)
     return finish(config, variant, "cifar10")

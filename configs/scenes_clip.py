@@ -31,8 +31,9 @@ def get_config(variant: str = "") -> ConfigDict:
         context_length=16,
         learn_logit_scale=True,
     )
-    config.optimizer.update(learning_rate=1e-3, weight_decay=0.0125, beta2=0.98)
-    config.train.update(batch_size=128 if not variant else 8)
+    config.optimizer.update(learning_rate=1e-3, weight_decay=0.0125, beta2=0.98, decay_steps=1000)
     if variant:
         config.clip.update(image_width=16, image_layers=1, image_heads=2, text_width=16, text_layers=1, text_heads=2)
+    else:
+        config.train.update(num_steps=1000, checkpoint_every_steps=500)
     return config
