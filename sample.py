@@ -89,7 +89,9 @@ GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "How much further than the guide to go; 1 is off. [the config's]", lower_bound=0
 )
 GUIDANCE_INTERVAL = flags.DEFINE_list(
-    "guidance_interval", None, "LOW,HIGH: guide at times between them only, 0 is data and 1 noise. [0,1]"
+    "guidance_interval",
+    None,
+    "LOW,HIGH: guide (a --classifier too) at times between them only, 0 is data and 1 noise. [0,1]",
 )
 GUIDANCE_COMBINE = flags.DEFINE_string(
     "guidance_combine", None, "plain, rescaled (less over-exposure) or projected (APG: less saturation). [the config's]"

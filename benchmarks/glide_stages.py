@@ -26,7 +26,8 @@ from diffusion_jax import cli
 RUNS = flags.DEFINE_string("runs", "runs", "The folder of the recipes' work directories.")
 COUNT = flags.DEFINE_integer("num_samples", 256, "Captions.", lower_bound=1)
 SCALES = flags.DEFINE_list("guidance_scales", ["0", "1", "2", "4", "8"], "Of classifier-free guidance; 1 is off.")
-CLIP_SCALES = flags.DEFINE_list("clip_scales", ["0.5", "1", "2", "4"], "Of CLIP's gradient; 0 is off.")
+CLIP_SCALES = flags.DEFINE_list("clip_scales", ["0.1", "0.3", "1", "3"], "Of CLIP's gradient; 0 is off.")
+CLIP_HIGH = flags.DEFINE_float("clip_high", 0.9, "The time above which CLIP does not guide.", 0, 1)
 BATCH = flags.DEFINE_integer("batch_size", 64, "Pictures at a time.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of all noise.")
 JSON = flags.DEFINE_string("json", None, "A file for the figures.")
@@ -34,11 +35,11 @@ COLUMNS = ("colour", "size", "shape", "background", "count", "all")
 flags.adopt_module_key_flags(cli)
 
 
-def load(name: str) -> Any:
-    """A recipe's run."""
+def load(name: str, **overrides: Any) -> Any:
+    """A recipe's run, with fields of config.sample changed."""
     from diffusion_jax import sampling
 
-    return sampling.load(str(pathlib.Path(RUNS.value) / name), {})
+    return sampling.load(str(pathlib.Path(RUNS.value) / name), overrides)
 
 
 def sampler(loaded: Any, guide: Any = None, edit: str = "none") -> Callable[..., np.ndarray]:
@@ -89,7 +90,8 @@ def guidance() -> dict[str, dict[str, float]]:
     base, tuned, clip = (load(f"scenes_{name}") for name in ("base", "finetune_cfg", "clip"))
     real, captions = scenes(base.model, "validation")
     rows = {"real renders": checked(real, captions)}
-    plain, by_text, by_clip = sampler(base), sampler(tuned), sampler(base, clip)
+    plain, by_text = sampler(base), sampler(tuned)
+    by_clip = sampler(load("scenes_base", guidance_high=CLIP_HIGH.value), clip)
     rows["base, no guidance"] = checked(plain(captions, 1.0), captions)
     for scale in cli.floats("guidance_scales", SCALES.value):
         rows[f"classifier-free {scale:g}"] = checked(by_text(captions, scale), captions)
@@ -200,7 +202,7 @@ def enlarging() -> dict[str, dict[str, float]]:
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
     cli.start()
-    from diffusion_jax.evaluate import score_table
+    from diffusion_jax.scores import score_table
 
     found = {}
     for table in (guidance, unseen, repainting, enlarging):

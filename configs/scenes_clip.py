@@ -1,8 +1,8 @@
 """GLIDE's CLIP of noisy images on captioned scenes, 32 pixels: it guides scenes.py and the stages that begin at scenes_base.py.
 
     python train.py --config=configs/scenes_clip.py --workdir=runs/scenes_clip
-    python sample.py --checkpoint=runs/scenes_base --classifier=runs/scenes_clip --classifier_scale=2 --guidance=none \\
-        --prompt="a large red star on a black background"
+    python sample.py --checkpoint=runs/scenes_base --classifier=runs/scenes_clip --classifier_scale=0.3 --guidance=none \\
+        --guidance_interval=0,0.9 --prompt="a large red star on a black background"
 
 0.7 million parameters; its process is scenes.py's, since a guide must know the noise of what it guides. A batch has equal
 captions, which no CLIP can tell apart: image_to_text counts them as found, text_to_image cannot.

@@ -105,18 +105,6 @@ OUT = flags.DEFINE_string(
 flags.adopt_module_key_flags(cli)
 
 
-def score_table(scores: dict[str, dict[str, float]]) -> str:
-    """Rows of scores by attribute, as text; a dash where an attribute has no score."""
-    names = list(dict.fromkeys(name for row in scores.values() for name in row))
-    width = max(map(len, scores)) + 2
-    lines = [" " * width + "".join(f"{name.replace('_and_', '+'):>14}" for name in names)]
-    for label, row in scores.items():
-        lines.append(
-            f"{label:{width}}" + "".join(f"{row[name]:14.3f}" if name in row else f"{'-':>14}" for name in names)
-        )
-    return "\n".join(lines)
-
-
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
     cli.start()
@@ -140,7 +128,7 @@ def main(argv: list[str]) -> None:
         record = scores.score_captions(loaded, SPLIT.value, NUM_SAMPLES.value, scales, seeds, BATCH_SIZE.value)
         sample = f"{record['sample']['sampler']} with {record['sample']['num_steps']} steps"
         print(f"{record['num_samples']} captions of the {SPLIT.value} split, {sample}:")
-        print(score_table(scores.with_spread(record, "scores")))
+        print(scores.score_table(scores.with_spread(record, "scores")))
     _write(pathlib.Path(OUT.value) if OUT.value else loaded.workdir / f"scores_{SPLIT.value}.json", record)
 
 
@@ -185,7 +173,7 @@ def _accuracy(loaded: "sampling.Loaded") -> dict[str, Any]:
     count = NUM_SAMPLES.value if NUM_SAMPLES.present else None
     record = scores.accuracy(loaded, SPLIT.value, count, BATCH_SIZE.value)
     print(f"{record['num_samples']} clean pictures of the {SPLIT.value} split:")
-    print(score_table(record["scores"]))
+    print(scores.score_table(record["scores"]))
     return record
 
 
@@ -289,7 +277,7 @@ def _r_precision(scales: list[float], seeds: tuple[int, ...]) -> None:
     )
     others = f"each beside {record['num_distractors']} others"
     print(f"{record['num_samples']} captions of the {SPLIT.value} split, {others}:")
-    print(score_table(scores.with_spread(record, "scores")))
+    print(scores.score_table(scores.with_spread(record, "scores")))
     _write(pathlib.Path(OUT.value) if OUT.value else loaded.workdir / f"r_precision_{SPLIT.value}.json", record)
 
 

@@ -149,8 +149,9 @@ def make_generate(
         denoiser = _guided(method, denoiser_of, schedule, rescale_space, shared, batch)
         if method.classifier != "none":  # after the threshold: what a classifier adds is not clipped, as in ADM
             assert log_prob_of is not None, "a classifier's gradient needs the classifier"
-            log_prob, scale = log_prob_of(shared["classifier_params"]), shared["knobs"].classifier_scale
-            denoiser = guidance.classifier(denoiser, schedule, log_prob, scale, method.classifier)
+            denoiser = _by_classifier(
+                method, denoiser, log_prob_of(shared["classifier_params"]), schedule, shared["knobs"]
+            )
         denoiser, sampler = _edited(method, remembered, denoiser, schedule, shared["knobs"], batch)
         carry, keys = (batch["x"], batch["state"]), _keys(batch)
         return samplers.run(
@@ -304,6 +305,23 @@ def _guided(
     if method.threshold == "dynamic":
         return guidance.dynamic_threshold(guided, schedule, knobs.quantile)
     return guidance.clip_x0(guided, schedule) if method.threshold == "clip" else guided
+
+
+def _by_classifier(
+    method: Method, denoiser: Denoiser, log_prob: guidance.LogProb, schedule: Schedule, knobs: Knobs
+) -> Denoiser:
+    """Classifier guidance, within the interval of guidance."""
+    guided = guidance.classifier(denoiser, schedule, log_prob, knobs.classifier_scale, method.classifier)
+    if not method.interval:
+        return guided
+
+    def unguided(x_t: Float[Array, "B ..."], t: Float[Array, "*B"], cond: Cond) -> Prediction:
+        prediction = denoiser(x_t, t, cond)
+        if method.classifier == "mean" and prediction.mean_gradient is None:  # both branches have one
+            return prediction._replace(mean_gradient=jnp.zeros_like(x_t))
+        return prediction
+
+    return guidance.within_interval(guided, unguided, knobs.guidance_low, knobs.guidance_high)
 
 
 def _edited(

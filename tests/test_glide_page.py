@@ -1,6 +1,7 @@
 """What docs/glide.md says is true: its recipes, its commands, and where each fine-tune begins."""
 
 import importlib
+import itertools
 import pathlib
 import re
 
@@ -10,7 +11,8 @@ from diffusion_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "glide.md").read_text()
-TRAIN = dict(re.findall(r"^python train\.py --config=configs/(\w+)\.py --workdir=(\S+)$", PAGE, re.MULTILINE))
+COMMANDS = re.findall(r"^python train\.py --config=configs/(\w+)\.py --workdir=(\S+)", PAGE, re.MULTILINE)
+WRITTEN = {workdir for _, workdir in COMMANDS}
 
 
 def recipe(name):
@@ -29,16 +31,16 @@ def test_every_field_that_is_named_is_there():
     assert named and not named - set(known)
 
 
-@pytest.mark.parametrize("name", [name for name in TRAIN if recipe(name).train.init_from])
+@pytest.mark.parametrize("name", [name for name, _ in COMMANDS if recipe(name).train.init_from])
 def test_a_fine_tune_begins_where_an_earlier_command_writes(name):
-    order = list(TRAIN)
-    written = [TRAIN[earlier] for earlier in order[: order.index(name)]]
+    earlier = itertools.takewhile(lambda command: command[0] != name, COMMANDS)
+    written = [workdir for _, workdir in earlier]
     assert recipe(name).train.init_from in written
 
 
 def test_sampling_takes_what_the_commands_write():
-    taken = set(re.findall(r"--(?:checkpoint|upsampler|classifier)=(\S+)", PAGE))
-    assert len(taken) == 5 and taken == set(TRAIN.values())
+    taken = set(re.findall(r"--(?:checkpoint|upsampler|classifier|rerank)=(\S+)", PAGE))
+    assert len(taken) == 11 and taken == WRITTEN
 
 
 def test_guides_and_upsamplers_fit_what_they_stand_beside():

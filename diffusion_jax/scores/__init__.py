@@ -4,7 +4,7 @@ from diffusion_jax.scores.captions import caption_scorer, captions_can_be_read, 
 from diffusion_jax.scores.classification import accuracy
 from diffusion_jax.scores.pictures import Request, compare, table
 from diffusion_jax.scores.retrieval import r_precision
-from diffusion_jax.scores.samples import with_spread
+from diffusion_jax.scores.samples import score_table, with_spread
 
 __all__ = [
     "Request",
@@ -14,6 +14,7 @@ __all__ = [
     "compare",
     "r_precision",
     "score_captions",
+    "score_table",
     "table",
     "with_spread",
 ]

@@ -140,3 +140,15 @@ def with_spread(record: dict[str, Any], figures: str) -> dict[str, dict[str, flo
         f"{name}, {which}": row for name, both in record.get("over_seeds", {}).items() for which, row in both.items()
     }
     return record[figures] | more
+
+
+def score_table(scores: dict[str, dict[str, float]]) -> str:
+    """Rows of scores by attribute, as text; a dash where an attribute has no score."""
+    names = list(dict.fromkeys(name for row in scores.values() for name in row))
+    width = max(map(len, scores)) + 2
+    lines = [" " * width + "".join(f"{name.replace('_and_', '+'):>14}" for name in names)]
+    for label, row in scores.items():
+        lines.append(
+            f"{label:{width}}" + "".join(f"{row[name]:14.3f}" if name in row else f"{'-':>14}" for name in names)
+        )
+    return "\n".join(lines)
