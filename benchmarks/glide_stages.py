@@ -5,9 +5,9 @@
 Four tables. Guidance: the same captions and noise without guidance, with classifier-free guidance (scenes_finetune_cfg) and
 with CLIP's (scenes_base and scenes_clip), as GLIDE's comparison of the two. Unseen: captions whose colour and shape training
 never showed together, beside new captions of known pairs. Repainting: the box around a scene's object is drawn anew by another
-caption of the same background, by the network that was fine-tuned for it and by editing.py's methods with one that was not;
-`untouched` is the share of known pixels that are equal to the last bit. Enlarging: means over 2 x 2 pixels of real scenes, by
-scenes_upsample and by Pillow's bicubic; then the base's own pictures.
+caption of the same background and size, by the network that was fine-tuned for it and by editing.py's methods with one that was
+not; `untouched` is the share of known pixels that are equal to the last bit. Enlarging: means over 2 x 2 pixels of real scenes,
+by scenes_upsample and by Pillow's bicubic; then the base's own pictures.
 """
 
 import json
@@ -26,10 +26,11 @@ from diffusion_jax import cli
 RUNS = flags.DEFINE_string("runs", "runs", "The folder of the recipes' work directories.")
 COUNT = flags.DEFINE_integer("num_samples", 256, "Captions.", lower_bound=1)
 SCALES = flags.DEFINE_list("guidance_scales", ["0", "1", "2", "4", "8"], "Of classifier-free guidance; 1 is off.")
-CLIP_SCALES = flags.DEFINE_list("clip_scales", ["0.1", "0.3", "1", "3"], "Of CLIP's gradient; 0 is off.")
+CLIP_SCALES = flags.DEFINE_list("clip_scales", ["1", "3", "10", "30"], "Of CLIP's gradient; 0 is off.")
 CLIP_HIGH = flags.DEFINE_float("clip_high", 0.9, "The time above which CLIP does not guide.", 0, 1)
 BATCH = flags.DEFINE_integer("batch_size", 64, "Pictures at a time.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of all noise.")
+TABLES = flags.DEFINE_list("tables", ["guidance", "unseen", "repainting", "enlarging"], "Which of them.")
 JSON = flags.DEFINE_string("json", None, "A file for the figures.")
 COLUMNS = ("colour", "size", "shape", "background", "count", "all")
 flags.adopt_module_key_flags(cli)
@@ -121,20 +122,25 @@ def box_around(picture: np.ndarray, margin: int = 2) -> np.ndarray:
     return inside
 
 
-def other_captions(captions: list[str]) -> list[str]:
-    """For each, the next one of the same background and size that names another colour and another shape."""
+def other_captions(captions: list[str], pool: list[str]) -> list[str]:
+    """For each, one of the pool of the same background and size that names another colour and another shape, in turn."""
     from diffusion_jax.data.scenes import parse_caption
 
-    read = [parse_caption(text) for text in captions]
-
-    def fits(i: int, j: int) -> bool:
-        (old,), (new,) = read[i].objects, read[j].objects
-        same = read[i].background == read[j].background and old.size == new.size
-        return same and old.colour != new.colour and old.shape != new.shape
-
-    count = len(captions)
-    following = ((j % count for j in range(i + 1, i + count)) for i in range(count))
-    return [captions[next(j for j in order if fits(i, j))] for i, order in enumerate(following)]
+    read = [parse_caption(text) for text in pool]
+    found, place = [], 0
+    for old in map(parse_caption, captions):
+        order = [(place + i) % len(pool) for i in range(len(pool))]
+        place = next(
+            i
+            for i in order
+            if read[i].background == old.background
+            and read[i].objects[0].size == old.objects[0].size
+            and read[i].objects[0].colour != old.objects[0].colour
+            and read[i].objects[0].shape != old.objects[0].shape
+        )
+        found.append(pool[place])
+        place += 1
+    return found
 
 
 def repainting() -> dict[str, dict[str, float]]:
@@ -144,7 +150,8 @@ def repainting() -> dict[str, dict[str, float]]:
 
     painter, tuned = load("scenes_inpaint"), load("scenes_finetune_cfg")
     given, captions = scenes(painter.model, "validation")
-    captions, kept = other_captions(captions), ~np.stack([box_around(picture) for picture in given])
+    captions = other_captions(captions, scenes(painter.model, "train")[1])
+    kept = ~np.stack([box_around(picture) for picture in given])
     picture = images.to_float(given)
     shown = {"inpaint_image": picture * kept, "inpaint_mask": kept.astype(np.float32)}
     rows = {"given pictures": checked(given, captions)}
@@ -205,7 +212,7 @@ def main(argv: list[str]) -> None:
     from diffusion_jax.scores import score_table
 
     found = {}
-    for table in (guidance, unseen, repainting, enlarging):
+    for table in (table for table in (guidance, unseen, repainting, enlarging) if table.__name__ in TABLES.value):
         found[table.__name__] = table()
         print(f"\n{table.__name__}, {COUNT.value} captions:\n{score_table(found[table.__name__])}", flush=True)
     if JSON.value:

@@ -1,8 +1,12 @@
 """Classes of CIFAR-10 by flow matching, 32 pixels: a small class-conditional U-Net with classifier-free guidance.
 
-python -m diffusion_jax.data prepare cifar10_npm
-python train.py --config=configs/cifar10.py --workdir=runs/cifar10
-python sample.py --checkpoint=runs/cifar10 --label=7 --num_samples=8
+    python -m diffusion_jax.data prepare cifar10_npm
+    python train.py --config=configs/cifar10.py --workdir=runs/cifar10
+    python sample.py --checkpoint=runs/cifar10 --label=7 --num_samples=8
+
+3.4 million parameters. On one core of an AMD EPYC (2026-11-27) 16 minutes, to FID 160 of 1,000 samples
+at guidance 1.5 beside 5,000 test pictures (pytorch-fid's resize): the colours and layouts of classes, blurred.
+It is a start and no peer of what is published: ddpm_cifar10.py and iddpm_cifar10_uncond.py are, and take days of a GPU.
 """
 
 from ml_collections import ConfigDict

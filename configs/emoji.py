@@ -1,7 +1,13 @@
 """A small GLIDE on captioned emoji, its first stage: text to 32 pixels, "a red apple, in the style of Noto".
 
-python -m diffusion_jax.data prepare emoji --image_size=32 --licences=all
-python train.py --config=configs/emoji.py --workdir=runs/emoji
+    python -m diffusion_jax.data prepare emoji --image_size=32 --licences=all
+    python train.py --config=configs/emoji.py --workdir=runs/emoji
+
+4.0 million parameters. 15,052 pictures in seven drawing styles; a tenth of the concepts (validation) and three further styles
+(test) are held out. On one core of an AMD EPYC (2026-11-27) 3,000 steps took 46 minutes and reached, at guidance 2, FID 164 and
+KID 0.105 of 1,024 samples beside the 1,287 pictures of held-out concepts. The styles are followed and the kinds of things, single
+concepts are not yet: there are 3,668 of them, and 3,000 steps see each picture 13 times. Give a GPU or a night more steps
+(--config.train.num_steps=30000 --config.optimizer.decay_steps=30000).
 """
 
 from ml_collections import ConfigDict

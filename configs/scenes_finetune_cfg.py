@@ -3,7 +3,8 @@
     python train.py --config=configs/scenes_finetune_cfg.py --workdir=runs/scenes_finetune_cfg
 
 Begins at runs/scenes_base (--config.train.init_from=DIR for another run). A quarter of the base's steps at a third of its
-rate. Source: Nichol et al. 2021 (GLIDE), section 4.2.
+rate: 6 minutes on one core of an AMD EPYC (2026-11-27; figures: docs/glide.md).
+Source: Nichol et al. 2021 (GLIDE), section 4.2.
 """
 
 from ml_collections import ConfigDict

@@ -58,13 +58,13 @@ def pictures(folder: pathlib.Path) -> np.ndarray:
 
 def guidance(folder: pathlib.Path) -> Image.Image:
     """The same noise under two kinds of guidance and none."""
-    clip = ("--guidance=none", f"--classifier={RUNS.value}/scenes_clip")
+    clip = ("--guidance=none", f"--classifier={RUNS.value}/scenes_clip", "--guidance_interval=0,0.9")
     ways = {
         "no guidance": ("scenes_base", "--guidance=none"),
         "classifier-free guidance, 2": ("scenes_finetune_cfg", "--guidance_scale=2"),
         "classifier-free guidance, 4": ("scenes_finetune_cfg", "--guidance_scale=4"),
-        "CLIP guidance, 1": ("scenes_base", *clip, "--classifier_scale=1"),
-        "CLIP guidance, 4": ("scenes_base", *clip, "--classifier_scale=4"),
+        "CLIP guidance, 3": ("scenes_base", *clip, "--classifier_scale=3"),
+        "CLIP guidance, 30": ("scenes_base", *clip, "--classifier_scale=30"),
     }
     rows = []
     for i, (name, (run, *given)) in enumerate(ways.items()):
