@@ -22,6 +22,7 @@ from absl import flags
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from diffusion_jax import cli
+from diffusion_jax.errors import unknown_name
 
 RUNS = flags.DEFINE_string("runs", "runs", "The folder of the recipes' work directories.")
 COUNT = flags.DEFINE_integer("num_samples", 256, "Captions.", lower_bound=1)
@@ -211,8 +212,10 @@ def main(argv: list[str]) -> None:
     cli.start()
     from diffusion_jax.scores import score_table
 
-    found = {}
-    for table in (table for table in (guidance, unseen, repainting, enlarging) if table.__name__ in TABLES.value):
+    found, tables = {}, {table.__name__: table for table in (guidance, unseen, repainting, enlarging)}
+    if unknown := [name for name in TABLES.value if name not in tables]:
+        raise unknown_name("table", unknown[0], tables)
+    for table in (tables[name] for name in TABLES.value):
         found[table.__name__] = table()
         print(f"\n{table.__name__}, {COUNT.value} captions:\n{score_table(found[table.__name__])}", flush=True)
     if JSON.value:

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from diffusion_jax import cli
+from diffusion_jax.errors import unknown_name
 from diffusion_jax.images import labelled_grid, save_png
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -78,12 +79,17 @@ def _star(folder: pathlib.Path) -> pathlib.Path:
     return sample(folder / "star", "scenes_finetune_cfg", "--num_samples=1", prompts=(STAR,)) / "000000.png"
 
 
+def _mask(folder: pathlib.Path, box: tuple[int, int, int, int]) -> pathlib.Path:
+    """A mask that has LEFT, TOP, RIGHT, BOTTOM drawn anew."""
+    mask = Image.new("L", (32, 32))
+    ImageDraw.Draw(mask).rectangle(box, fill=255)
+    mask.save(folder / "mask.png")
+    return folder / "mask.png"
+
+
 def inpainting(folder: pathlib.Path) -> Image.Image:
     """A part drawn anew by another caption."""
-    mask = Image.new("L", (32, 32))
-    ImageDraw.Draw(mask).rectangle((1, 1, 30, 30), fill=255)
-    mask.save(folder / "mask.png")
-    given = (f"--init_image={_star(folder)}", f"--mask={folder / 'mask.png'}")
+    given = (f"--init_image={_star(folder)}", f"--mask={_mask(folder, (1, 1, 30, 30))}")
     return _grid(sample(folder / "made", "scenes_inpaint", *given, "--num_samples=6", prompts=(RING,)))
 
 
@@ -105,13 +111,10 @@ def drawing(folder: pathlib.Path) -> Image.Image:
 
 def edits(folder: pathlib.Path) -> Image.Image:
     """Each edit repaints what the one before made."""
-    mask = Image.new("L", (32, 32))
-    ImageDraw.Draw(mask).rectangle((1, 1, 30, 30), fill=255)
-    mask.save(folder / "mask.png")
-    then, rows = [], []
+    mask, then, rows = _mask(folder, (1, 1, 30, 30)), [], []
     for i, caption in enumerate((STAR, RING, "a large green cross on a black background")):
         if i:
-            then += [f"--then_prompt={caption}", f"--then_mask={folder / 'mask.png'}"]
+            then += [f"--then_prompt={caption}", f"--then_mask={mask}"]
         made = pictures(sample(folder / str(i), "scenes_inpaint", *then, "--num_samples=6", prompts=(STAR,)))
         rows.append((("" if not i else "then ") + caption, made))
     return labelled_grid(rows)
@@ -197,10 +200,7 @@ def emoji_inpainting(folder: pathlib.Path) -> Image.Image:
     """The lower half of an emoji drawn anew."""
     face = "a grinning face, in the style of Noto"
     given = sample(folder / "face", "emoji", "--num_samples=1", prompts=(face,)) / "000000.png"
-    mask = Image.new("L", (32, 32))
-    ImageDraw.Draw(mask).rectangle((0, 16, 31, 31), fill=255)
-    mask.save(folder / "mask.png")
-    flags_given = (f"--init_image={given}", f"--mask={folder / 'mask.png'}", "--num_samples=6")
+    flags_given = (f"--init_image={given}", f"--mask={_mask(folder, (0, 16, 31, 31))}", "--num_samples=6")
     wanted = ("a crying face, in the style of Noto",)
     return _grid(sample(folder / "made", "emoji_inpaint", *flags_given, prompts=wanted))
 
@@ -227,7 +227,9 @@ PICTURES = (
 
 def main(argv: list[str]) -> None:
     cli.refuse_arguments(argv)
-    out = pathlib.Path(OUT.value)
+    out, known = pathlib.Path(OUT.value), [make.__name__ for make in PICTURES]
+    if unknown := [name for name in ONLY.value if name not in known]:
+        raise unknown_name("picture", unknown[0], known)
     for make in PICTURES:
         if ONLY.value and make.__name__ not in ONLY.value:
             continue
