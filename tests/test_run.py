@@ -25,6 +25,7 @@ from diffusion_jax.training import checkpoint, run
 from diffusion_jax.training.samples import GIVEN
 
 ROOT = pathlib.Path(__file__).parents[1]
+TIMEOUT = 300  # seconds, of one start
 
 
 # A velocity network that has learned nothing gives back the noise: pictures that tell seeds and indices apart.
@@ -326,7 +327,7 @@ def command(*words, **changes):
 )  # fmt: skip
 def test_a_wrong_flag_is_told_without_a_traceback(words, message):
     process = command(*words)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode != 0
     assert message in err
     assert "Traceback" not in err
@@ -338,11 +339,11 @@ def test_a_signal_saves_and_the_same_command_continues(trained, data_dir, tmp_pa
     words += [f"--config.diffusion.{name}={value}" for name, value in NOISY.items()]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
     process = command(*words, "--config.train.num_steps=100000", "--config.train.sample_every_steps=100000", **cache)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + TIMEOUT
     while not list(tmp_path.glob("checkpoints/2*")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.2)
     process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 128 + number, err
     assert f"{signal.Signals(number).name}: saved step" in out
     step = checkpoint.find(str(tmp_path))[1]

@@ -45,9 +45,9 @@ class Checkpoints:
 
     A step is saved as five items: "state" (all of the train state but the EMA), "ema" (so that sampling reads nothing
     else), "config", "tokenizer" and "checksums" (JSON). Saving copies to the host and returns; files are written in the
-    background and the step appears by a rename, whole or not at all. What fails there is raised by the next call. With
-    several processes, each calls every method; each writes and reads its own part of the arrays, and process 0 alone the
-    rest.
+    background and the step appears by a rename, whole or not at all. The next save waits for that, so that a killed run
+    loses at most the steps since the last save but one; what failed is raised then. With several processes, each calls
+    every method; each writes and reads its own part of the arrays, and process 0 alone the rest.
     """
 
     def __init__(self, workdir: pathlib.Path, max_to_keep: int = 3):
@@ -61,8 +61,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=_ITEMS)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._handed_over = concurrent.futures.Future[None]()
-        self._handed_over.set_result(None)
+        self._written = concurrent.futures.Future[None]()
+        self._written.set_result(None)
 
     def save(self, state: TrainState, config: dict[str, Any], tokenizer_json: str | None) -> None:
         """Begins to write a checkpoint of the state's step; a step that is there already is left."""
@@ -75,17 +75,21 @@ class Checkpoints:
         def hand_over(arrays: dict[str, Any]) -> None:
             self._manager.save(step, args=_items(arrays, config, tokenizer_json), force=True)
 
+        def write(arrays: dict[str, Any]) -> None:
+            hand_over(arrays)
+            self._manager.wait_until_finished()
+
         if jax.process_count() == 1:
             # Checksums, and what Orbax does for each array before it writes, are too long to wait for. The copy is of whole
             # arrays, however they are sharded.
-            self._handed_over = self._thread.submit(hand_over, jax.device_get(arrays))
-        else:  # each writes its own part, and they meet at barriers, which only the main thread may
+            self._written = self._thread.submit(write, jax.device_get(arrays))
+        else:  # each writes its own part, and they meet at barriers, which only the main thread may; Orbax waits itself
             hand_over(arrays)
 
     def _join(self) -> None:
-        """Waits until Orbax has what `save` began, and raises what went wrong with it, once."""
-        last, self._handed_over = self._handed_over, concurrent.futures.Future[None]()
-        self._handed_over.set_result(None)
+        """Waits until the thread has written what `save` began, and raises what went wrong with it, once."""
+        last, self._written = self._written, concurrent.futures.Future[None]()
+        self._written.set_result(None)
         last.result()
 
     def wait(self) -> None:

@@ -9,6 +9,8 @@ import pytest
 from diffusion_jax.app.batching import Batcher, Job, choose
 from diffusion_jax.errors import UserError
 
+TIMEOUT = 300  # seconds, of what takes none
+
 
 def job(key, size=1):
     return Job(key, size, None)
@@ -46,7 +48,7 @@ class Recorder:
         self.free.set()
 
     def __call__(self, key, payloads, report):
-        self.free.wait(10)
+        self.free.wait(TIMEOUT)
         self.batches.append((key, list(payloads)))
         report([f"running {payload}" for payload in payloads])
         if any(payload == "bad" for payload in payloads):
@@ -70,7 +72,7 @@ def test_twenty_clients_lose_no_answer_and_get_each_their_own(line):
         answers = []
         for i in range(25):
             payload = (number, i)
-            answers.append(batcher.submit(number % 3, 1 + i % 3, payload).future.result(20) == (number % 3, payload))
+            answers.append(batcher.submit(number % 3, 1 + i % 3, payload).future.result(TIMEOUT) == (number % 3, payload))
         return answers
 
     with ThreadPoolExecutor(20) as pool:
@@ -99,15 +101,15 @@ def test_an_exception_answers_its_batch_alone(line):
     recorder.free.set()
     for job in spoilt:
         with pytest.raises(ValueError, match="a bad batch"):
-            job.future.result(10)
-    assert first.future.result(10) == ("first", "first") and other.future.result(10) == ("b", "good")
-    assert batcher.submit("a", 1, "later").future.result(10) == ("a", "later")
+            job.future.result(TIMEOUT)
+    assert first.future.result(TIMEOUT) == ("first", "first") and other.future.result(TIMEOUT) == ("b", "good")
+    assert batcher.submit("a", 1, "later").future.result(TIMEOUT) == ("a", "later")
 
 
 def test_a_wrong_number_of_results_is_an_error_and_no_silence():
     batcher = Batcher(lambda key, payloads, report: [], max_rows=4, max_waiting_rows=4)
     with pytest.raises(ValueError, match="0 results for 1 jobs"):
-        batcher.submit("a", 1, None).future.result(10)
+        batcher.submit("a", 1, None).future.result(TIMEOUT)
     batcher.close()
 
 
@@ -121,7 +123,7 @@ def test_the_line_is_bounded_and_says_so():
     admitted = batcher.submit("a", 1, "second stage", admitted=True)
     assert [batcher.ahead(job) for job in (*waiting, admitted)] == [0, 1, 2, 3]
     recorder.free.set()
-    assert admitted.future.result(10) == ("a", "second stage")
+    assert admitted.future.result(TIMEOUT) == ("a", "second stage")
     batcher.close()
 
 
@@ -132,13 +134,13 @@ def test_what_is_cancelled_while_it_waits_is_not_run(line):
     assert gone.future.cancel()
     assert batcher.ahead(stays) == 0
     recorder.free.set()
-    assert stays.future.result(10) == ("a", "stays")
+    assert stays.future.result(TIMEOUT) == ("a", "stays")
     with pytest.raises(CancelledError):
         gone.future.result(0)
     assert all("gone" not in payloads for _, payloads in recorder.batches)
     alone = batcher.submit("a", 1, "alone")
     alone.future.cancel()  # a line of cancelled jobs alone does not end the thread
-    assert batcher.submit("a", 1, "after").future.result(10) == ("a", "after")
+    assert batcher.submit("a", 1, "after").future.result(TIMEOUT) == ("a", "after")
 
 
 def test_progress_reaches_each_job(line):
@@ -147,7 +149,7 @@ def test_progress_reaches_each_job(line):
     jobs = [batcher.submit("a", 1, payload) for payload in "xy"]
     recorder.free.set()
     for job in jobs:
-        job.future.result(10)
+        job.future.result(TIMEOUT)
     assert [job.progress for job in jobs] == ["running x", "running y"]
 
 

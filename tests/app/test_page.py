@@ -67,7 +67,7 @@ def test_a_bad_request_is_answered_with_a_sentence_and_leaves_no_folder(served, 
 
 def test_requests_at_once_share_a_batch_and_are_as_if_alone(client):
     jobs = [client.submit("a star", 2, 2.0, 5, "ddim", seed, False, api_name="/draw") for seed in range(4)]
-    answers = [job.result(60) for job in jobs]
+    answers = [job.result(300) for job in jobs]
     assert max(answer["batch_rows"][0] for answer in answers) > 2
     for seed, answer in enumerate(answers):
         alone = client.predict("a star", 2, 2.0, 5, "ddim", seed, False, api_name="/draw")

@@ -68,7 +68,7 @@ def test_impossible_configs_are_refused(arguments):
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_neither_tensorflow_nor_a_network_is_needed(tmp_path):

@@ -329,7 +329,7 @@ def run_two_processes(workdir, what):
         subprocess.Popen(line, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for line in words
     ]
     try:
-        outputs = [process.communicate(timeout=120) for process in running]
+        outputs = [process.communicate(timeout=300) for process in running]
     finally:
         for process in running:
             process.kill()
