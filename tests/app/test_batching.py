@@ -72,7 +72,9 @@ def test_twenty_clients_lose_no_answer_and_get_each_their_own(line):
         answers = []
         for i in range(25):
             payload = (number, i)
-            answers.append(batcher.submit(number % 3, 1 + i % 3, payload).future.result(TIMEOUT) == (number % 3, payload))
+            answers.append(
+                batcher.submit(number % 3, 1 + i % 3, payload).future.result(TIMEOUT) == (number % 3, payload)
+            )
         return answers
 
     with ThreadPoolExecutor(20) as pool:
