@@ -32,6 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
         learn_logit_scale=True,
     )
     config.optimizer.update(learning_rate=1e-3, weight_decay=0.05, beta2=0.98, decay_steps=2400)
+    config.ema.decay = 0.998
     config.train.update(batch_size=128, num_steps=2400, checkpoint_every_steps=800)
     if variant:
         config.clip.update(image_width=16, image_layers=1, image_heads=2, text_width=16, text_layers=1, text_heads=2)

@@ -1,4 +1,4 @@
-"""The page in a real browser, as a visitor uses it: a prompt, a picture, a brush, a part drawn anew."""
+"""The page in a real browser, as a visitor uses it: a prompt, a picture, its enlargement, a brush, a part drawn anew."""
 
 import os
 import pathlib
@@ -13,8 +13,9 @@ from tiny import saved
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-# Another model to look at the page with, and a folder for pictures of it.
-CHECKPOINT, SCREENSHOTS = os.environ.get("APP_CHECKPOINT"), os.environ.get("APP_SCREENSHOTS")
+# Other models to look at the page with (of captions, the second enlarges), and a folder for pictures of it.
+MODELS = tuple(os.environ[name] for name in ("APP_CHECKPOINT", "APP_UPSAMPLER") if name in os.environ)
+SCREENSHOTS = os.environ.get("APP_SCREENSHOTS")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium")]
 
 from diffusion_jax import sampling  # noqa: E402
@@ -40,9 +41,10 @@ class Unhurried(Service):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    checkpoint = CHECKPOINT or saved(folder / "base")
-    service = Unhurried(sampling.load(checkpoint, {}), None, batch_sizes=(4,))
-    opened = site.Site(service, Results(str(folder / "out")), checkpoint, None)
+    enlarging = {"data.image_size": 32, "model.low_res": 16, "model.condition": "none"}
+    base, upsampler = MODELS or (saved(folder / "base"), saved(folder / "upsampler", **enlarging))
+    service = Unhurried(sampling.load(base, {}), sampling.load(upsampler, {}), batch_sizes=(4,))
+    opened = site.Site(service, Results(str(folder / "out")), base, upsampler)
     service.warm()
     blocks, address = page.serve(opened, "127.0.0.1", 0, wait=False)
     yield opened, address
@@ -55,7 +57,7 @@ def tab(served):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": 1280, "height": 1000})
-        opened.set_default_timeout(120 * SECONDS)
+        opened.set_default_timeout(300 * SECONDS)
         opened.goto(served[1])
         yield opened
         browser.close()
@@ -72,35 +74,57 @@ def newest(served):
     return folder, made
 
 
-def test_a_visitor_draws_a_picture_and_repaints_a_part_of_it(served, tab):
-    errors = []
-    tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.wait_for_selector("#dj-draw-prompt textarea")
-    screenshot(tab, "opened")
-    tab.fill("#dj-draw-prompt textarea", "a large red star on a black background")
+def draw(tab, prompt):
+    tab.fill("#dj-draw-prompt textarea", prompt)
     tab.click("#dj-draw-button")
     tab.wait_for_selector(".dj-forming .dj-tile")
     tab.wait_for_timeout(0.3 * SECONDS)
     screenshot(tab, "forming")
     tab.wait_for_selector("#dj-gallery img")
+
+
+def paint(tab):
+    """A stroke over the middle of the editor's picture; again until it is there, for the editor lays itself out at leisure."""
+    undo = tab.locator("#dj-editor button[aria-label=Undo]")
+    canvas = tab.wait_for_selector("#dj-editor canvas")
+    for _ in range(30):
+        tab.wait_for_timeout(1 * SECONDS)
+        box = canvas.bounding_box()
+        tab.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
+        tab.mouse.down()
+        for share in (0.4, 0.5, 0.6):
+            tab.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] * 0.5, steps=5)
+        tab.mouse.up()
+        tab.wait_for_timeout(1 * SECONDS)
+        if undo.is_enabled():
+            return
+    raise AssertionError("no stroke was taken")
+
+
+def test_a_visitor_draws_a_picture_and_repaints_a_part_of_it(served, tab):
+    errors, prompts = [], served[0].examples
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.wait_for_selector("#dj-draw-prompt textarea")
+    screenshot(tab, "opened")
+    draw(tab, prompts[0])
     screenshot(tab, "drawn")
+    small, large = served[0].sides
+    _, enlarged = newest(served)
+    assert [picture.shape for picture in enlarged] == [(large, large, 3)] * 4
+    command = tab.inner_text("#dj-command")
+    assert "sample.py" in command and "--upsampler" in command and prompts[0] in tab.inner_text("#dj-table")
+
+    tab.get_by_text("Settings").click()
+    tab.get_by_label(f"Enlarge to {large} pixels").uncheck()
+    draw(tab, prompts[0])
     _, drawn = newest(served)
-    assert len(drawn) == 4
-    assert "sample.py" in tab.inner_text("#dj-command") and "a large red star" in tab.inner_text("#dj-table")
+    assert [picture.shape for picture in drawn] == [(small, small, 3)] * 4
 
     tab.click("#dj-gallery button.thumbnail-item >> nth=1")
     tab.click("#dj-take")
-    canvas = tab.wait_for_selector("#dj-editor canvas")
-    tab.wait_for_timeout(2 * SECONDS)  # until the editor has laid the picture out
-    box = canvas.bounding_box()
-    tab.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
-    tab.mouse.down()
-    for share in (0.4, 0.5, 0.6):
-        tab.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] * 0.5, steps=5)
-    tab.mouse.up()
-    tab.wait_for_timeout(1 * SECONDS)
+    paint(tab)
     screenshot(tab, "painted")
-    tab.fill("#dj-repaint-prompt textarea", "a small blue ring on a white background")
+    tab.fill("#dj-repaint-prompt textarea", prompts[1])
     tab.click("#dj-repaint-button")
     tab.wait_for_selector("#dj-gallery img", state="detached")
     tab.wait_for_selector("#dj-gallery img")
