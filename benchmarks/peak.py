@@ -32,9 +32,7 @@ def as_commands_do() -> None:
     from diffusion_jax import cpu
 
     cpu.choose_convolutions()
-    import jax
-
-    if jax.default_backend() == "cpu":
+    if cpu.is_alone():
         cpu.keep_memory()
 
 

@@ -19,7 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = emoji_config()
     config.model.update(kind="clip", condition="none")
     config.clip.update(
-        patch_size=4,
+        patch_size=8,
         image_width=128,
         image_layers=4,
         image_heads=4,
@@ -31,9 +31,9 @@ def get_config(variant: str = "") -> ConfigDict:
         context_length=24,
         learn_logit_scale=True,
     )
-    config.optimizer.update(learning_rate=1e-3, weight_decay=0.05, beta2=0.98, decay_steps=2400)
+    config.optimizer.update(learning_rate=1e-3, weight_decay=0.05, beta2=0.98, decay_steps=1500)
     config.ema.decay = 0.998
-    config.train.update(batch_size=128, num_steps=2400, checkpoint_every_steps=800)
+    config.train.update(batch_size=128, num_steps=1500, checkpoint_every_steps=500)
     if variant:
         config.clip.update(image_width=16, image_layers=1, image_heads=2, text_width=16, text_layers=1, text_heads=2)
     return finish(config, variant, "emoji_clip")

@@ -64,11 +64,9 @@ def start() -> None:
     """What every command does before JAX computes: the compilation cache, joining the run's other processes, a CPU's ways."""
     use_compilation_cache()
     cpu.choose_convolutions()
-    processes.join(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    import jax
-
-    if jax.default_backend() == "cpu":
+    if cpu.is_alone():
         cpu.keep_memory()
+    processes.join(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
 
 def refuse_arguments(argv: list[str]) -> None:

@@ -1,6 +1,7 @@
 """What makes XLA's programs fast on a CPU. docs/log.md has the measurements; nothing of it touches an accelerator."""
 
 import ctypes
+import glob
 import importlib.metadata
 import os
 import platform
@@ -10,6 +11,13 @@ FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 # XLA refuses flags that it does not know, so that only releases are told that were tried.
 RELEASES = ("0.10", "0.11", "0.12")
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
+ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")  # of NVIDIA, AMD, and TPUs
+
+
+def is_alone() -> bool:
+    """Whether JAX will compute on the CPU, asked before it begins to: JAX_PLATFORMS says so, or there is no accelerator."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    return platforms.startswith("cpu") if platforms else not any(map(glob.glob, ACCELERATORS))
 
 
 def choose_convolutions() -> None:
@@ -26,6 +34,7 @@ def choose_convolutions() -> None:
 def keep_memory() -> None:
     """Has glibc keep what a step frees: given back, a step's temporaries are faulted in again, page by page, at the next.
 
+    Call before JAX computes anything: a thread that has allocated keeps its own arena, and an arena gives back what is empty.
     Where the user has said anything to malloc (MALLOC_ARENA_MAX and its kin), nothing is changed.
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):

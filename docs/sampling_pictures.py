@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from diffusion_jax import cli
+from diffusion_jax.data.scenes import SHAPES
 from diffusion_jax.errors import unknown_name
 from diffusion_jax.images import labelled_grid, save_png
 
@@ -71,6 +72,19 @@ def guidance(folder: pathlib.Path) -> Image.Image:
     for i, (name, (run, *given)) in enumerate(ways.items()):
         made = pictures(sample(folder / str(i), run, *given, "--num_samples=4", prompts=GUIDED))
         rows.append((name, np.concatenate([made[0::2], made[1::2]])))
+    return labelled_grid(rows, cell_pixels=64)
+
+
+def classes(folder: pathlib.Path) -> Image.Image:
+    """A model that is told nothing, pulled by a classifier: the same noise at each scale, four classes."""
+    names, rows = ("circle", "square", "triangle", "star"), []
+    labels = [f"--label={SHAPES.index(name)}" for name in names]
+    classifier = (f"--classifier={RUNS.value}/scenes_classifier", "--guidance_interval=0,0.9")
+    for scale in (0, 1, 4, 16):
+        given = (*classifier, f"--classifier_scale={scale}", *labels, "--num_samples=3")
+        made = pictures(sample(folder / str(scale), "scenes_unconditional", *given))
+        shown = np.concatenate([made[i :: len(names)] for i in range(len(names))])
+        rows.append((f"scale {scale}: {', '.join(f'3 to be a {name}' for name in names)}", shown))
     return labelled_grid(rows, cell_pixels=64)
 
 
@@ -211,6 +225,7 @@ def _grid(folder: pathlib.Path) -> Image.Image:
 
 PICTURES = (
     guidance,
+    classes,
     inpainting,
     outpainting,
     drawing,
