@@ -15,7 +15,7 @@ From a picture: redraw it by a prompt (SDEdit), repaint the white part of a mask
 From one caption to another, the best of many, and how pictures form:
 
     python sample.py --checkpoint=runs/scenes --prompt="a red star" --prompt="a blue ring" --interpolate_prompts --num_samples=8
-    python sample.py --checkpoint=runs/scenes --prompt="..." --num_samples=64 --rerank=runs/clip --best=8
+    python sample.py --checkpoint=runs/scenes --prompt="..." --num_samples=64 --rerank=runs/scenes_clip --best=8
     python sample.py --checkpoint=runs/scenes --prompt="..." --animation
 
 In two stages, from text or from a class, and with a classifier of noisy images:

@@ -15,7 +15,7 @@ import tempfile
 
 import numpy as np
 from absl import flags
-from PIL import Image, ImageDraw
+from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -25,6 +25,7 @@ from diffusion_jax.errors import unknown_name
 from diffusion_jax.images import labelled_grid, save_png
 
 ROOT = pathlib.Path(__file__).parents[1]
+INPUTS = ROOT / "docs" / "inputs"
 RUNS = flags.DEFINE_string("runs", "runs", "The folder of the recipes' work directories.")
 OUT = flags.DEFINE_string("out", "docs/images", "Where the pictures go.")
 ONLY = flags.DEFINE_list("only", [], "Names of pictures, such as guidance,rerank. [all]")
@@ -93,17 +94,9 @@ def _star(folder: pathlib.Path) -> pathlib.Path:
     return sample(folder / "star", "scenes_finetune_cfg", "--num_samples=1", prompts=(STAR,)) / "000000.png"
 
 
-def _mask(folder: pathlib.Path, box: tuple[int, int, int, int]) -> pathlib.Path:
-    """A mask that has LEFT, TOP, RIGHT, BOTTOM drawn anew."""
-    mask = Image.new("L", (32, 32))
-    ImageDraw.Draw(mask).rectangle(box, fill=255)
-    mask.save(folder / "mask.png")
-    return folder / "mask.png"
-
-
 def inpainting(folder: pathlib.Path) -> Image.Image:
     """A part drawn anew by another caption."""
-    given = (f"--init_image={_star(folder)}", f"--mask={_mask(folder, (1, 1, 30, 30))}")
+    given = (f"--init_image={_star(folder)}", f"--mask={INPUTS / 'mask.png'}")
     return _grid(sample(folder / "made", "scenes_inpaint", *given, "--num_samples=6", prompts=(RING,)))
 
 
@@ -115,20 +108,16 @@ def outpainting(folder: pathlib.Path) -> Image.Image:
 
 def drawing(folder: pathlib.Path) -> Image.Image:
     """A drawing and a text."""
-    scribble = Image.new("RGB", (32, 32), "black")
-    draw = ImageDraw.Draw(scribble)
-    draw.line((4, 27, 16, 3, 28, 27, 2, 12, 30, 12, 4, 27), fill=(200, 40, 40), width=4)
-    scribble.save(folder / "drawing.png")
-    given = (f"--init_image={folder / 'drawing.png'}", "--strength=0.8")
+    given = (f"--init_image={INPUTS / 'drawing.png'}", "--strength=0.8")
     return _grid(sample(folder / "made", "scenes_finetune_cfg", *given, "--num_samples=6", prompts=(STAR,)))
 
 
 def edits(folder: pathlib.Path) -> Image.Image:
     """Each edit repaints what the one before made."""
-    mask, then, rows = _mask(folder, (1, 1, 30, 30)), [], []
+    then, rows = [], []
     for i, caption in enumerate((STAR, RING, "a large green cross on a black background")):
         if i:
-            then += [f"--then_prompt={caption}", f"--then_mask={mask}"]
+            then += [f"--then_prompt={caption}", f"--then_mask={INPUTS / 'mask.png'}"]
         made = pictures(sample(folder / str(i), "scenes_inpaint", *then, "--num_samples=6", prompts=(STAR,)))
         rows.append((("" if not i else "then ") + caption, made))
     return labelled_grid(rows)
@@ -214,7 +203,10 @@ def emoji_inpainting(folder: pathlib.Path) -> Image.Image:
     """The lower half of an emoji drawn anew."""
     face = "a grinning face, in the style of Noto"
     given = sample(folder / "face", "emoji", "--num_samples=1", prompts=(face,)) / "000000.png"
-    flags_given = (f"--init_image={given}", f"--mask={_mask(folder, (0, 16, 31, 31))}", "--num_samples=6")
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (0, 16, 32, 32))
+    mask.save(folder / "mask.png")
+    flags_given = (f"--init_image={given}", f"--mask={folder / 'mask.png'}", "--num_samples=6")
     wanted = ("a crying face, in the style of Noto",)
     return _grid(sample(folder / "made", "emoji_inpaint", *flags_given, prompts=wanted))
 

@@ -179,6 +179,13 @@ def test_a_wrong_value_is_told_with_what_is_known(field, value, message):
         build.source(config)
 
 
+def test_a_classifier_on_patches_is_refused():
+    config = default.get_config()
+    config.model.update(kind="classifier", condition="none", patch_size=4)
+    with pytest.raises(UserError, match="a classifier reads pixels. Set model.patch_size=1"):
+        build.model(config, None)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -26,7 +26,13 @@ def made(tmp_path_factory):
         "plain": saved(folder / "plain", **{"model.condition": "none"}),
         "classifier": saved(
             folder / "classifier",
-            **{"model.condition": "none", "model.kind": "classifier", "model.norm_groups": 8, "model.head_channels": 8},
+            **{
+                "model.condition": "none",
+                "model.kind": "classifier",
+                "model.patch_size": 1,
+                "model.norm_groups": 8,
+                "model.head_channels": 8,
+            },
         ),
         "clip": saved(folder / "clip", **CLIP),
         "label_upsampler": saved(folder / "label_upsampler", **label, **{"data.image_size": 32, "model.low_res": 16}),

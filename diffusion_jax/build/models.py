@@ -260,6 +260,10 @@ def module(config: ConfigDict, tokenizer: CaptionTokenizer | None, platform: str
     """The hyper-parameters of a config's U-Net or classifier, with the attention that suits a platform."""
     if config.model.kind == "unet":
         return _unet(config, tokenizer, platform)
+    if config.model.patch_size != 1:
+        raise UserError(
+            f"config.model.patch_size={config.model.patch_size}: a classifier reads pixels. Set model.patch_size=1."
+        )
     return Classifier(**_trunk(config, platform) | {"out_channels": config.data.num_classes}, pool=config.model.pool)
 
 
