@@ -20,8 +20,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(name="tfds:emoji/64px_all", image_size=64)
     config.model.update(low_res=32, channels=32, attention_resolutions=(8,), head_channels=16)
     config.diffusion.update(cond_dropout=0.0, low_res_noise=0.2)
-    config.optimizer.update(learning_rate=2e-3, decay_steps=2000)
+    config.optimizer.update(learning_rate=2e-3, decay_steps=1000)
     config.ema.decay = 0.998
-    config.train.update(num_steps=2000, sample_every_steps=1000, checkpoint_every_steps=500)
+    config.train.update(num_steps=1000, sample_every_steps=500, checkpoint_every_steps=500)
     config.sample.update(num_steps=10, guidance="none")
     return finish(config, variant, "emoji_upsample")
