@@ -14,7 +14,7 @@ from tiny import saved
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-# Other models to look at the page with (of captions, the second enlarges), and a folder for pictures of it.
+# Other models to look at the page with (both or neither: of captions, and one that enlarges), and a folder for pictures of it.
 MODELS = tuple(os.environ[name] for name in ("APP_CHECKPOINT", "APP_UPSAMPLER") if name in os.environ)
 SCREENSHOTS = os.environ.get("APP_SCREENSHOTS")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium")]

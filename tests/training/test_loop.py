@@ -144,7 +144,7 @@ def test_a_run_logs_the_share_of_its_pictures(tmp_path):
 
     run = Run(tmp_path, sample_grid=slow)
     run.train([1, 2, 3, 4], loop.Cadence(4, 4, 2, 100))
-    assert 0.001 < float(run.rows()[-1]["time_samples"]) < 1
+    assert 0.02 < float(run.rows()[-1]["time_samples"]) < 1
 
 
 def with_rollbacks(workdir, numbers, num_steps, most):
