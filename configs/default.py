@@ -130,9 +130,10 @@ def get_config() -> ConfigDict:
                 "batch_size": 128,  # over all devices
                 "accumulation": 1,  # pieces of the batch gone through one after the other: as much less memory, the same step
                 "num_steps": 100_000,  # where training stops
+                # Each at the end of a run too; 0 is never, but logs and checkpoints at the end.
                 "log_every_steps": 100,
                 "sample_every_steps": 5_000,
-                "evaluate_every_steps": 0,  # metrics of a few samples (the group evaluate); 0 is off
+                "evaluate_every_steps": 0,  # metrics of a few samples (the group evaluate)
                 "checkpoint_every_steps": 5_000,
                 "checkpoints_to_keep": 3,
                 "max_skipped_steps": 20,  # so many in a row whose loss or gradient is not finite end the run; 0 is no limit

@@ -1,6 +1,6 @@
 """A small GLIDE on captioned emoji, its first stage: text to 32 pixels, "a red apple, in the style of Noto".
 
-    python -m diffusion_jax.data prepare emoji --image_size=32 --licences=all
+    python -m diffusion_jax.data prepare emoji --image_size=32 --licences=all --noskin_tones
     python train.py --config=configs/emoji.py --workdir=runs/emoji
 
 4.0 million parameters. 15,052 pictures in seven drawing styles; a tenth of the concepts (validation) and three further styles
@@ -32,7 +32,7 @@ PROMPTS = (
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "debug" is a tiny size of it."""
     config = default_config()
-    config.data.name = "tfds:emoji/32px_all"
+    config.data.name = "tfds:emoji/32px_all_yellow"
     config.text.update(vocab_size=2048, context_length=24, width=96, num_layers=2, num_heads=4)
     config.model.update(
         channels=64,

@@ -2,7 +2,7 @@
 
     python -m diffusion_jax.data list
     python -m diffusion_jax.data prepare cifar10_npm
-    python -m diffusion_jax.data prepare emoji --image_size=32 --licences=attribution
+    python -m diffusion_jax.data prepare emoji --image_size=32 --licences=attribution --noskin_tones
     python -m diffusion_jax.data prepare fashion_mnist_idx --from=dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb
 
 A package manager fetches the files, unless --from gives them; each is verified by its SHA-256, and its licence is printed.
@@ -22,6 +22,11 @@ IMAGE_SIZE = flags.DEFINE_integer("image_size", 64, "emoji and captioned_scenes:
 MAX_OBJECTS = flags.DEFINE_integer("max_objects", 1, "captioned_scenes: 1 or 2.", lower_bound=1, upper_bound=2)
 LICENCES = flags.DEFINE_enum(
     "licences", "permissive", ["permissive", "attribution", "all"], "emoji: MIT and Apache; and CC-BY; and CC-BY-SA."
+)
+SKIN_TONES = flags.DEFINE_bool(
+    "skin_tones",
+    True,
+    "emoji: people and hands in five skin tones too, half of all pictures; without, the yellow ones.",
 )
 SETS = {
     "captioned_scenes": "drawn by this project; config.data.name=captioned_scenes draws them by itself",
@@ -55,7 +60,7 @@ def prepare(name: str) -> tuple[Any, str]:
 
     if name == "emoji":
         emoji.check_installed()
-        config = emoji.make_config(IMAGE_SIZE.value, LICENCES.value)
+        config = emoji.make_config(IMAGE_SIZE.value, LICENCES.value, SKIN_TONES.value)
         builder = emoji.Emoji(data_dir=DIR.value, config=config, file_format="array_record")
         wanted = (emoji.CAPTIONS, *(style.package for style in emoji.styles(LICENCES.value)))
     else:

@@ -28,10 +28,10 @@ METRICS = (
 
 
 class Cadence(NamedTuple):
-    """When a run does what, in steps; it stops at num_steps, whatever the learning rate does.
+    """When a run does what, in steps, 0 being never; it stops at num_steps, whatever the learning rate does, and then
+    does once more what it does at all, and logs and saves in any case.
 
-    snapshot_every_steps: 0 is never.
-    evaluate_every_steps: where there is such a hook; metrics are logged then too.
+    evaluate_every_steps: metrics are logged then too.
     max_skipped_steps: as many in a row, seen where metrics are logged, and the run has diverged; 0 is no limit.
     """
 
@@ -41,7 +41,7 @@ class Cadence(NamedTuple):
     checkpoint_every_steps: int
     snapshot_every_steps: int = 0
     max_skipped_steps: int = 0
-    evaluate_every_steps: int = 1
+    evaluate_every_steps: int = 0
 
 
 class Hooks(NamedTuple):
@@ -148,18 +148,18 @@ def train(
             bar.update()
             last = i == cadence.num_steps
             figures = {}
-            if hooks.evaluate and (i % cadence.evaluate_every_steps == 0 or last):
+            if hooks.evaluate and _due(cadence.evaluate_every_steps, i, last):
                 with clock.spent(SAMPLES):
                     figures = hooks.evaluate(state.ema_params)
-            if i % cadence.log_every_steps == 0 or last or figures:
+            if _due(cadence.log_every_steps, i) or last or figures:
                 log.write(i, state.guard, cadence.max_skipped_steps, figures)
-            if cadence.snapshot_every_steps and (i % cadence.snapshot_every_steps == 0 or last):
+            if _due(cadence.snapshot_every_steps, i, last):
                 with clock.spent(CHECKPOINTS):
                     hooks.snapshot(state)
-            if hooks.sample_grid and (i % cadence.sample_every_steps == 0 or last):
+            if hooks.sample_grid and _due(cadence.sample_every_steps, i, last):
                 with clock.spent(SAMPLES):
                     hooks.metrics.image(i, hooks.sample_grid(i, state.ema_params))
-            if i % cadence.checkpoint_every_steps == 0:
+            if _due(cadence.checkpoint_every_steps, i):
                 with clock.spent(CHECKPOINTS):
                     _save_if_good(state, hooks.save)
         with clock.spent(CHECKPOINTS):
@@ -208,6 +208,11 @@ class _Log:
         self._window, self._since, self._since_step = [], now, step
         if 0 < max_skipped_steps <= guard.consecutive:
             raise Diverged(step, guard, loss)
+
+
+def _due(every_steps: int, step: int, last: bool = False) -> bool:
+    """Whether what is done every so many steps (0: never), and at the last, is done now."""
+    return every_steps > 0 and (last or step % every_steps == 0)
 
 
 def summary(window: list[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -52,6 +52,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
     Raises:
       UserError: for what the user can mend.
     """
+    for name in ("batch_size", "accumulation"):
+        if config.train[name] < 1:
+            raise UserError(f"config.train.{name}={config.train[name]} must be at least 1.")
     place = build.placement(config)
     if config.train.batch_size % (parts := place.num_devices * config.train.accumulation):
         pieces = f" in {config.train.accumulation} accumulated pieces" if config.train.accumulation > 1 else ""
@@ -80,7 +83,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
     state = _initial_state(model, optimizer, config.seed, checkpoints, resume_step, place)
     if begin and found:
         state = _begun(state, begin, found, config, place, workdir)
-    _announce(config, workdir, state, place.num_devices)
+    show = samples.sample_grid(model, place, workdir, source) if config.train.sample_every_steps > 0 else None
+    _announce(config, workdir, state, place.num_devices, bool(show))
 
     plain, text = config.to_dict(), tokenizer.to_json() if tokenizer else None
     stds = tuple(config.ema.posthoc_stds)
@@ -91,14 +95,13 @@ def train(config: ConfigDict, workdir: pathlib.Path, started: float) -> str | No
         config.train.checkpoint_every_steps,
         config.ema.snapshot_every_steps if stds else 0,
         config.train.max_skipped_steps,
-        config.train.evaluate_every_steps,  # 0 has no hook
+        config.train.evaluate_every_steps,
     )
     evaluate = None
     if config.train.evaluate_every_steps:
         from diffusion_jax.scores.training import while_training  # here, since it brings all that evaluation needs
 
         evaluate = while_training(model, place)
-    show = samples.sample_grid(model, place, workdir, source)
 
     def train_from(state: TrainState, started: float) -> tuple[TrainState, str | None]:
         batches = train_batches(
@@ -287,11 +290,11 @@ def _initial_state(
     return checkpoints.restore_newest(resume_step, template, place.shardings(template))
 
 
-def _announce(config: ConfigDict, workdir: pathlib.Path, state: TrainState, num_devices: int) -> None:
+def _announce(config: ConfigDict, workdir: pathlib.Path, state: TrainState, num_devices: int, shows: bool) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     kind = jax.local_devices()[0].device_kind
     begin = f"continues from step {int(state.step)}" if int(state.step) else "starts"
     print(
         f"{count / 1e6:.2f} million parameters on {num_devices} x {kind}, placement {config.parallel.placement}; the run {begin}"
     )
-    print(f"writes to {workdir}: checkpoints/, samples/, metrics.csv, tensorboard/")
+    print(f"writes to {workdir}: checkpoints/, {'samples/, ' if shows else ''}metrics.csv, tensorboard/")

@@ -132,7 +132,10 @@ def test_fashion_mnist_is_read_from_the_originals_four_files(tmp_path):
 @pytest.fixture(scope="module")
 def emoji_set(tmp_path_factory):
     """Forty concepts, the first with a skin tone, of which each style draws all as a square of its own colour."""
-    folder = tmp_path_factory.mktemp("emoji")
+    return draw_emoji(tmp_path_factory.mktemp("emoji"), skin_tones=True)
+
+
+def draw_emoji(folder, skin_tones):
     rows = [{"label": f"thing {i}", "tags": ["one", "two", "three"], "hexcode": code} for i, code in enumerate(CODES)]
     rows[0]["skins"] = [{"label": "thing 0: dark skin tone", "hexcode": f"{CODES[0]}-1F3FF"}]
     archives = [write_tgz(folder / "captions.tgz", {"en/data.json": json.dumps(rows).encode()})]
@@ -146,7 +149,7 @@ def emoji_set(tmp_path_factory):
             pixels = np.full((32, 32, 3), [10 * number, 0, 0], np.uint8)
             files = {f"assets/{code}.webp": picture(pixels, "WEBP") for code in drawn}
         archives.append(write_tgz(folder / f"{style.name}.tgz", files))
-    builder = prepared(emoji.Emoji, archives, folder, config=emoji.make_config(16, "permissive"))
+    builder = prepared(emoji.Emoji, archives, folder, config=emoji.make_config(16, "permissive", skin_tones))
     return {split: list(builder.as_data_source(split)) for split in ("train", "validation", "test")}
 
 
@@ -161,6 +164,15 @@ def test_held_out_concepts_and_the_fluent_styles_are_never_trained_on(emoji_set)
     assert styles["test"] == {"fluent-emoji", "fluent-emoji-flat", "fluent-emoji-3d"}
     assert emoji_set["validation"] and not concepts(emoji_set["train"]) & concepts(emoji_set["validation"])
     assert len(concepts(emoji_set["train"]) | concepts(emoji_set["validation"])) == len(CODES)
+
+
+def test_without_skin_tones_the_yellow_ones_are_left(emoji_set, tmp_path):
+    def told(examples):
+        return sorted(example["caption"][0].decode() for example in examples)
+
+    for split, examples in draw_emoji(tmp_path, skin_tones=False).items():
+        assert told(examples) == [caption for caption in told(emoji_set[split]) if "skin tone" not in caption]
+    assert any("skin tone" in caption for examples in emoji_set.values() for caption in told(examples))
 
 
 def test_each_drawing_has_its_styles_colour_and_captions(emoji_set):

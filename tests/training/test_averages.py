@@ -106,3 +106,9 @@ def test_a_run_from_before_a_field_goes_on_with_the_fields_default(trained, tmp_
 def test_a_batch_that_pieces_and_devices_cannot_share_is_told(tmp_path):
     with pytest.raises(UserError, match="in 3 accumulated pieces.*multiple of 3"):
         run.train(config_of(accumulation=3), tmp_path, time.monotonic())
+
+
+@pytest.mark.parametrize("field", ["batch_size", "accumulation"])
+def test_a_batch_of_nothing_or_in_no_pieces_is_told(tmp_path, field):
+    with pytest.raises(UserError, match=f"config.train.{field}=0 must be at least 1"):
+        run.train(config_of(**{field: 0}), tmp_path, time.monotonic())

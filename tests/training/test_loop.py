@@ -147,6 +147,15 @@ def test_a_run_logs_the_share_of_its_pictures(tmp_path):
     assert 0.02 < float(run.rows()[-1]["time_samples"]) < 1
 
 
+def test_no_steps_between_is_never_and_logs_and_saves_at_the_end(tmp_path):
+    def refuse(*_):
+        raise AssertionError("asked for never")
+
+    run = Run(tmp_path, sample_grid=refuse, evaluate=refuse)
+    run.train([1, 2, 4, 5], loop.Cadence(4, 0, 0, 0))
+    assert ([row["loss"] for row in run.rows()], run.saved) == (["3"], [4])
+
+
 def with_rollbacks(workdir, numbers, num_steps, most):
     """As training/run.py does: from the last checkpoint if there is one, and back to it when the run diverges."""
     template = jax.eval_shape(lambda: init_state(lambda key: {"w": jnp.float32(1)}, OPTIMIZER, 0))

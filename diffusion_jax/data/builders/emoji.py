@@ -62,15 +62,17 @@ CAPTIONS = npm("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e
 
 @dataclasses.dataclass(kw_only=True)
 class EmojiConfig(tfds.core.BuilderConfig):
-    """A size and the licences that are allowed."""
+    """A size, the licences that are allowed, and whether people come in five skin tones beside the yellow of all styles."""
 
     image_size: int = 64
     licences: str = "permissive"
+    skin_tones: bool = True
 
 
-def make_config(image_size: int, licences: str) -> EmojiConfig:
-    """The config named such as "64px_permissive"."""
-    return EmojiConfig(name=f"{image_size}px_{licences}", image_size=image_size, licences=licences)
+def make_config(image_size: int, licences: str, skin_tones: bool = True) -> EmojiConfig:
+    """The config named such as "64px_permissive", or "64px_permissive_yellow" without skin tones."""
+    name = f"{image_size}px_{licences}{'' if skin_tones else '_yellow'}"
+    return EmojiConfig(name=name, image_size=image_size, licences=licences, skin_tones=skin_tones)
 
 
 def styles(licences: str) -> list[Style]:
@@ -120,6 +122,8 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
             for code, draw in _drawings(archive, config.image_size, concepts):
                 concept = concepts.get(code)
                 if concept is None or (split != "test" and split_of(concept.base) != split):
+                    continue
+                if code != concept.base and not config.skin_tones:
                     continue
                 yield (
                     f"{style.name}/{code}",
