@@ -27,7 +27,16 @@ CORE_DEPENDENCIES = {"jax", "numpy", "jaxtyping"}
 # Who may import what stands far from the core.
 FLAX = "models"
 BUILD = {"build", *(f"build.{name}" for name in ("clip", "data", "models", "sampling", "training"))}
-CONFIG_READERS = {*BUILD, "cli", "sampling.loading", "training.run", "plan.__main__", "plan.layout", "plan.recipe"}
+CONFIG_READERS = {
+    *BUILD,
+    "cli",
+    "sampling.loading",
+    "training.beginning",
+    "training.run",
+    "plan.__main__",
+    "plan.layout",
+    "plan.recipe",
+}
 
 
 def imports_of(path):

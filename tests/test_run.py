@@ -21,7 +21,7 @@ from diffusion_jax import build, images, sampling, scores
 from diffusion_jax.errors import UserError
 from diffusion_jax.generate import Inputs, Knobs
 from diffusion_jax.metrics import caption_checker
-from diffusion_jax.training import checkpoint, run
+from diffusion_jax.training import beginning, checkpoint, run
 from diffusion_jax.training.samples import GIVEN
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -111,7 +111,7 @@ def test_a_run_tells_what_its_samples_show_of_captions_and_may_cease_to(data_dir
     ]
     assert {name: float(two[f"score_{name}"]) for name in told} == pytest.approx(told, rel=1e-3)
     assert one["score_count"] != two["score_count"]
-    assert run._resume(tiny_config(data_dir), tmp_path)[0] == 2
+    assert beginning.resume(tiny_config(data_dir), tmp_path)[0] == 2
     config.evaluate.split = "train"
     with pytest.raises(UserError, match="validation or test"):
         run.train(config, tmp_path / "other", time.monotonic())

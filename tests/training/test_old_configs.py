@@ -6,7 +6,7 @@ import pytest
 
 from configs.swiss_roll import get_config
 from diffusion_jax import build, sampling
-from diffusion_jax.training import checkpoint, run
+from diffusion_jax.training import beginning, checkpoint
 
 
 @pytest.mark.parametrize("old, new", [(True, "full"), (False, "none")])
@@ -19,4 +19,4 @@ def test_remat_as_it_was_before_its_policies_had_names_still_samples_and_goes_on
     checkpoint.write_weights(tmp_path, params, saved, None)
     loaded = sampling.load(str(tmp_path), {})
     assert loaded.model.config.model.remat == new
-    assert run._resume(config, tmp_path) == (0, None)
+    assert beginning.resume(config, tmp_path) == (0, None)
