@@ -1,6 +1,6 @@
 """A small GLIDE on captioned emoji, its first stage: text to 32 pixels, "a red apple, in the style of Noto".
 
-    python -m diffusion_jax.data prepare emoji --image_size=32 --licences=all --noskin_tones
+    python -m diffusion_jax.data prepare emoji --image_size=32 --licences=all --groups=smileys,animals,food
     python train.py --config=configs/emoji.py --workdir=runs/emoji
 
 4.0 million parameters. 15,052 pictures in seven drawing styles; a tenth of the concepts (validation) and three further styles
@@ -22,17 +22,17 @@ PROMPTS = (
     "a grinning face, as a line drawing",
     "a red heart, in the style of Twitter",
     "a dog face, as a blob",
-    "a tree, in the style of EmojiOne",
-    "a house, in the old style of EmojiOne",
+    "a deciduous tree, in the style of EmojiOne",
+    "a banana, in the old style of EmojiOne",
     "a fish, in the style of Firefox",
-    "a full moon, in the style of Noto",
+    "a tomato, in the style of Noto",
 )
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "debug" is a tiny size of it."""
     config = default_config()
-    config.data.name = "tfds:emoji/32px_all_yellow"
+    config.data.name = "tfds:emoji/32px_all_smileys_animals_food"
     config.text.update(vocab_size=2048, context_length=24, width=96, num_layers=2, num_heads=4)
     config.model.update(
         channels=64,

@@ -1,6 +1,6 @@
 """A small GLIDE on captioned emoji, its second stage: 32 to 64 pixels, told the caption and the small picture, and not guided.
 
-    python -m diffusion_jax.data prepare emoji --image_size=64 --licences=all --noskin_tones
+    python -m diffusion_jax.data prepare emoji --image_size=64 --licences=all --groups=smileys,animals,food
     python train.py --config=configs/emoji_upsample.py --workdir=runs/emoji_upsample
     python sample.py --checkpoint=runs/emoji --upsampler=runs/emoji_upsample --prompt="a red apple, in the style of Noto"
 
@@ -18,7 +18,7 @@ from configs.families import finish
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "debug" is a tiny size of it."""
     config = emoji_config()
-    config.data.update(name="tfds:emoji/64px_all_yellow", image_size=64)
+    config.data.update(name="tfds:emoji/64px_all_smileys_animals_food", image_size=64)
     config.model.update(low_res=32, channels=32, attention_resolutions=(8,), head_channels=16)
     config.diffusion.update(cond_dropout=0.0, low_res_noise=0.2)
     config.optimizer.update(learning_rate=2e-3, decay_steps=1000)

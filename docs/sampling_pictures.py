@@ -32,13 +32,13 @@ ONLY = flags.DEFINE_list("only", [], "Names of pictures, such as guidance,rerank
 
 STAR, RING = "a large red star on a black background", "a small blue ring on a black background"
 GUIDED = ("a large green heart on a white background", "a small orange ring on a white background")
-# Seen in other styles, never in these: each row's style has no such picture.
+# Each subject is in the training pictures of at least four styles, never in this one.
 EMOJI = (
-    ("in the style of Firefox", "a yellow heart", "a purple heart", "a grinning face", "a crying face"),
-    ("in the style of Firefox", "a pizza", "a police car", "a neutral face", "a birthday cake"),
-    ("in the style of EmojiOne", "a carrot", "an owl", "a thinking face", "a volleyball"),
-    ("in the old style of EmojiOne", "a carrot", "an owl", "a thinking face", "a volleyball"),
-    ("in the old style of EmojiOne", "a taco", "a kiwi fruit", "a weary cat", "a cheese wedge"),
+    ("in the style of Firefox", "a grinning face", "a crying face", "a purple heart", "a pizza"),
+    ("in the style of Firefox", "a neutral face", "a pig face", "an owl", "a carrot"),
+    ("in the old style of EmojiOne", "a thinking face", "a lion", "an owl", "a butterfly"),
+    ("in the old style of EmojiOne", "a carrot", "a kiwi fruit", "an avocado", "a hot dog"),
+    ("in the style of EmojiOne", "a crying cat", "a grinning cat", "a kissing cat", "a pouting cat"),
 )
 
 

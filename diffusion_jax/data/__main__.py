@@ -2,7 +2,7 @@
 
     python -m diffusion_jax.data list
     python -m diffusion_jax.data prepare cifar10_npm
-    python -m diffusion_jax.data prepare emoji --image_size=32 --licences=attribution --noskin_tones
+    python -m diffusion_jax.data prepare emoji --image_size=32 --groups=smileys,animals,food
     python -m diffusion_jax.data prepare fashion_mnist_idx --from=dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb
 
 A package manager fetches the files, unless --from gives them; each is verified by its SHA-256, and its licence is printed.
@@ -23,10 +23,8 @@ MAX_OBJECTS = flags.DEFINE_integer("max_objects", 1, "captioned_scenes: 1 or 2."
 LICENCES = flags.DEFINE_enum(
     "licences", "permissive", ["permissive", "attribution", "all"], "emoji: MIT and Apache; and CC-BY; and CC-BY-SA."
 )
-SKIN_TONES = flags.DEFINE_bool(
-    "skin_tones",
-    True,
-    "emoji: people and hands in five skin tones too, half of all pictures; without, the yellow ones.",
+GROUPS = flags.DEFINE_list(
+    "groups", [], "emoji: of smileys, people, animals, food, travel, activities, objects, symbols, flags. [all]"
 )
 SETS = {
     "captioned_scenes": "drawn by this project; config.data.name=captioned_scenes draws them by itself",
@@ -60,7 +58,9 @@ def prepare(name: str) -> tuple[Any, str]:
 
     if name == "emoji":
         emoji.check_installed()
-        config = emoji.make_config(IMAGE_SIZE.value, LICENCES.value, SKIN_TONES.value)
+        if unknown := [group for group in GROUPS.value if group not in emoji.GROUPS.values()]:
+            raise unknown_name("group", unknown[0], emoji.GROUPS.values())
+        config = emoji.make_config(IMAGE_SIZE.value, LICENCES.value, GROUPS.value)
         builder = emoji.Emoji(data_dir=DIR.value, config=config, file_format="array_record")
         wanted = (emoji.CAPTIONS, *(style.package for style in emoji.styles(LICENCES.value)))
     else:

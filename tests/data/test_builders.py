@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import struct
 import tarfile
 
@@ -132,11 +133,13 @@ def test_fashion_mnist_is_read_from_the_originals_four_files(tmp_path):
 @pytest.fixture(scope="module")
 def emoji_set(tmp_path_factory):
     """Forty concepts, the first with a skin tone, of which each style draws all as a square of its own colour."""
-    return draw_emoji(tmp_path_factory.mktemp("emoji"), skin_tones=True)
+    return draw_emoji(tmp_path_factory.mktemp("emoji"), groups=())
 
 
-def draw_emoji(folder, skin_tones):
+def draw_emoji(folder, groups):
     rows = [{"label": f"thing {i}", "tags": ["one", "two", "three"], "hexcode": code} for i, code in enumerate(CODES)]
+    for i, row in enumerate(rows):
+        row["group"] = 3 if i % 3 == 0 else 4
     rows[0]["skins"] = [{"label": "thing 0: dark skin tone", "hexcode": f"{CODES[0]}-1F3FF"}]
     archives = [write_tgz(folder / "captions.tgz", {"en/data.json": json.dumps(rows).encode()})]
     drawn = [*CODES, f"{CODES[0]}-1f3ff"]
@@ -149,7 +152,7 @@ def draw_emoji(folder, skin_tones):
             pixels = np.full((32, 32, 3), [10 * number, 0, 0], np.uint8)
             files = {f"assets/{code}.webp": picture(pixels, "WEBP") for code in drawn}
         archives.append(write_tgz(folder / f"{style.name}.tgz", files))
-    builder = prepared(emoji.Emoji, archives, folder, config=emoji.make_config(16, "permissive", skin_tones))
+    builder = prepared(emoji.Emoji, archives, folder, config=emoji.make_config(16, "permissive", groups))
     return {split: list(builder.as_data_source(split)) for split in ("train", "validation", "test")}
 
 
@@ -166,13 +169,18 @@ def test_held_out_concepts_and_the_fluent_styles_are_never_trained_on(emoji_set)
     assert len(concepts(emoji_set["train"]) | concepts(emoji_set["validation"])) == len(CODES)
 
 
-def test_without_skin_tones_the_yellow_ones_are_left(emoji_set, tmp_path):
+def test_groups_leave_out_all_others_and_no_more(emoji_set, tmp_path):
     def told(examples):
         return sorted(example["caption"][0].decode() for example in examples)
 
-    for split, examples in draw_emoji(tmp_path, skin_tones=False).items():
-        assert told(examples) == [caption for caption in told(emoji_set[split]) if "skin tone" not in caption]
-    assert any("skin tone" in caption for examples in emoji_set.values() for caption in told(examples))
+    food = draw_emoji(tmp_path, groups=["food"])
+    for split, examples in food.items():
+        assert told(examples) == [caption for caption in told(emoji_set[split]) if of_food(caption)]
+    assert any(told(examples) for examples in food.values())
+
+
+def of_food(caption):
+    return int(re.search(r"thing (\d+)", caption)[1]) % 3 != 0
 
 
 def test_each_drawing_has_its_styles_colour_and_captions(emoji_set):

@@ -12,7 +12,7 @@ import json
 import pathlib
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -25,6 +25,18 @@ from diffusion_jax.errors import UserError
 
 LICENCES = {"permissive": ("Apache-2.0", "MIT"), "attribution": ("Apache-2.0", "MIT", "CC-BY-4.0")}
 LICENCES["all"] = (*LICENCES["attribution"], "CC-BY-SA-4.0")
+# Unicode's groups by emojibase's numbers; 2, parts of other emoji, and a few without a number are of none.
+GROUPS = {
+    0: "smileys",
+    1: "people",
+    3: "animals",
+    4: "food",
+    5: "travel",
+    6: "activities",
+    7: "objects",
+    8: "symbols",
+    9: "flags",
+}
 HELD_OUT = 10  # one concept of so many
 
 
@@ -62,17 +74,22 @@ CAPTIONS = npm("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e
 
 @dataclasses.dataclass(kw_only=True)
 class EmojiConfig(tfds.core.BuilderConfig):
-    """A size, the licences that are allowed, and whether people come in five skin tones beside the yellow of all styles."""
+    """A size, the licences that are allowed, and which of Unicode's groups are drawn."""
 
     image_size: int = 64
     licences: str = "permissive"
-    skin_tones: bool = True
+    groups: tuple[str, ...] = ()  # of GROUPS; all where there is none
 
 
-def make_config(image_size: int, licences: str, skin_tones: bool = True) -> EmojiConfig:
-    """The config named such as "64px_permissive", or "64px_permissive_yellow" without skin tones."""
-    name = f"{image_size}px_{licences}{'' if skin_tones else '_yellow'}"
-    return EmojiConfig(name=name, image_size=image_size, licences=licences, skin_tones=skin_tones)
+def make_config(image_size: int, licences: str, groups: Sequence[str] = ()) -> EmojiConfig:
+    """The config named such as "64px_permissive", or "64px_permissive_smileys_animals" of two groups in GROUPS' order."""
+    ordered = tuple(name for name in GROUPS.values() if name in groups)
+    return EmojiConfig(
+        name="_".join((f"{image_size}px", licences, *ordered)),
+        image_size=image_size,
+        licences=licences,
+        groups=ordered,
+    )
 
 
 def styles(licences: str) -> list[Style]:
@@ -81,11 +98,12 @@ def styles(licences: str) -> list[Style]:
 
 
 class Concept(NamedTuple):
-    """What an emoji shows: its name, keywords, and the code of the one that it is a skin tone of (its own, of most)."""
+    """What an emoji shows: its name, keywords, the code of the one that it is a skin tone of (its own, of most), its group."""
 
     label: str
     tags: tuple[str, ...]
     base: str
+    group: str | None = None
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder):
@@ -123,7 +141,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
                 concept = concepts.get(code)
                 if concept is None or (split != "test" and split_of(concept.base) != split):
                     continue
-                if code != concept.base and not config.skin_tones:
+                if config.groups and concept.group not in config.groups:
                     continue
                 yield (
                     f"{style.name}/{code}",
@@ -163,7 +181,8 @@ def read_concepts(archive: pathlib.Path) -> dict[str, Concept]:
     for row in rows:
         for variant in (row, *row.get("skins", ())):
             tags = tuple(tag for tag in row.get("tags", ()) if not _says(variant["label"], tag))
-            concepts[_code(variant["hexcode"])] = Concept(variant["label"], tags, _code(row["hexcode"]))
+            group = GROUPS.get(row.get("group"))
+            concepts[_code(variant["hexcode"])] = Concept(variant["label"], tags, _code(row["hexcode"]), group)
     return concepts
 
 
