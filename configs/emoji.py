@@ -44,10 +44,10 @@ def get_config(variant: str = "") -> ConfigDict:
         patch_size=4,
     )
     config.diffusion.update(parameterization="x0", loss_space="x0", time="uniform", cond_dropout=0.15)
-    config.optimizer.update(learning_rate=1.5e-3, warmup_steps=100, decay="cosine", decay_steps=10000, beta2=0.99)
+    config.optimizer.update(learning_rate=1.5e-3, warmup_steps=100, decay="cosine", decay_steps=20000, beta2=0.99)
     config.ema.decay = 0.999
     config.train.update(
-        batch_size=32, num_steps=10000, log_every_steps=50, sample_every_steps=2000, checkpoint_every_steps=500
+        batch_size=32, num_steps=20000, log_every_steps=50, sample_every_steps=2000, checkpoint_every_steps=500
     )
     config.sample.update(sampler="ddim", num_steps=25, guidance_scale=2.0, prompts=PROMPTS)
     return finish(config, variant, "emoji")

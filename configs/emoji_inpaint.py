@@ -19,7 +19,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.inpaint = True
     config.optimizer.update(learning_rate=7e-4, warmup_steps=20, decay_steps=900)
     config.ema.decay = 0.998
-    config.train.update(
-        batch_size=64, num_steps=900, sample_every_steps=300, checkpoint_every_steps=300, init_from="runs/emoji"
-    )
+    config.train.update(num_steps=900, sample_every_steps=300, checkpoint_every_steps=300, init_from="runs/emoji")
     return finish(config, variant, "emoji_inpaint")
