@@ -5,7 +5,8 @@
     python sample.py --checkpoint=runs/emoji --upsampler=runs/emoji_upsample --prompt="a red apple, in the style of Noto"
 
 The small picture is the large one's mean over 2 x 2 pixels, with a little noise, for the base's pictures are not so clean.
-Run so far to step 500 of its 1,000, on both cores of an AMD EPYC beside the base's training (2026-11-30, 17 minutes).
+Run so far to step 500 of its 1,000, on all emoji (tfds:emoji/64px_all), on both cores of an AMD EPYC beside the base's training
+(2026-11-30, 17 minutes).
 Source: Nichol et al. 2021 (GLIDE), section 4; noise: Ho et al. 2022 (cascaded diffusion).
 """
 
