@@ -55,6 +55,11 @@ class Origin(NamedTuple):
 
 
 def origin(config: ConfigDict) -> Origin:
+    """What config.train.init_from names.
+
+    Raises:
+      UserError: there is no such checkpoint, or config.train.init_reshaped is unknown.
+    """
     path = config.train.init_from
     if config.train.init_reshaped not in RESHAPED:
         raise unknown_name("config.train.init_reshaped", config.train.init_reshaped, RESHAPED)
